@@ -1,0 +1,1 @@
+"""Where clips go: our format to other tools' formats, one file each."""

@@ -1,0 +1,218 @@
+"""The command line: flags and their help, one function per command, and how errors become one line and an exit code.
+
+Nothing heavy is imported before a command runs, so ``--help`` answers at once. Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted.
+This file does not know what the commands do: that is in ``drivesim.commands``.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from drivesim import __version__
+from drivesim.errors import UsageError
+
+__all__ = ["app", "main"]
+
+Words = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the command's configuration.", show_default=False)
+]
+Clips = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a clip dataset.")]
+
+INTERRUPTED = 130
+ABOUT = "Labels in, minutes of labelled driving video out."
+
+app = typer.Typer(name="drivesim", no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=ABOUT)
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, import, check, look at and export clip datasets.")
+imports = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Turn foreign recordings into a clip dataset.")
+exports = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write a clip dataset in another project's format.")
+app.add_typer(data, name="data")
+data.add_typer(imports, name="import")
+data.add_typer(exports, name="export")
+
+
+def flag(default: str, text: str, *names: str, **more: Any) -> Any:
+    """An option whose default lives in configs/: the help shows it, and None here means "not given"."""
+    return typer.Option(*names, help=f"{text}  [default: {default}]", show_default=False, **more)
+
+
+@app.callback(invoke_without_command=True)
+def _program(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from; may stand anywhere.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"drivesim {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def rollout(
+    minutes: Annotated[float | None, flag("1", "Length of the video.")] = None,
+    out: Annotated[Path | None, flag("rollouts/001, 002, ...", "Folder to write, a clip dataset.")] = None,
+    time_of_day: Annotated[str | None, flag("unknown: the network chooses", "day or night.")] = None,
+    crowdedness: Annotated[float | None, flag("sampled", "Mean number of vehicles in sight.")] = None,
+    boxes: Annotated[Path | None, flag("sampled from recorded tracks", "Parquet table of the boxes to drive among.")] = None,
+    start: Annotated[Path | None, flag("made up", "Picture or video to start from.")] = None,
+    fps: Annotated[float | None, flag("the checkpoint's, 7.5 in mini", "Frames a second.")] = None,
+    seed: Annotated[int | None, flag("0", "Same seed, same video.")] = None,
+    checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
+    device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
+    words: Words = None,
+) -> int:
+    """Make a labelled driving video."""
+    from drivesim.commands.rollout import run
+
+    flags = dict(minutes=minutes, out=out, time_of_day=time_of_day, crowdedness=crowdedness, boxes=boxes, start=start, fps=fps)
+    return run({**flags, "seed": seed, "checkpoint": checkpoint, "device": device}, words or [])
+
+
+@app.command()
+def train(
+    words: Words = None,
+    multirun: Annotated[bool, typer.Option("--multirun", "-m", help="One run for each combination of comma-separated values.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the configuration and stop.")] = False,
+) -> None:
+    """Train one stage: experiment=PRESET/STAGE, for instance experiment=toy/1_autoencoder data=[clips] out=checkpoints/toy."""
+    from drivesim.commands.train import run
+
+    run(words or [], multirun=multirun, show=show)
+
+
+@data.command()
+def synth(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    clips: Annotated[int | None, flag("8", "How many.")] = None,
+    seconds: Annotated[float | None, flag("16", "Seconds of each.")] = None,
+    fps: Annotated[float | None, flag("7.5", "Frames a second.")] = None,
+    height: Annotated[int | None, flag("128", "Pixels.")] = None,
+    width: Annotated[int | None, flag("256", "Pixels.")] = None,
+    seed: Annotated[int | None, flag("0", "Same seed, same clips.")] = None,
+    words: Words = None,
+) -> int:
+    """Draw a small labelled road world, for tests and first tries."""
+    from drivesim.commands.data import run
+
+    return run("synth", dict(out=out, clips=clips, seconds=seconds, fps=fps, height=height, width=width, seed=seed), words or [])
+
+
+@imports.command()
+def videos(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of videos.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    labels: Annotated[Path | None, flag("none", "CSV or Parquet table of labels.")] = None,
+    words: Words = None,
+) -> int:
+    """Any videos: long ones are cut at scene changes and into clips."""
+    from drivesim.commands.data import run
+
+    return run("import_videos", dict(source=source, out=out, labels=labels), words or [])
+
+
+@data.command()
+def check(
+    dataset: Clips,
+    quarantine: Annotated[bool, typer.Option("--quarantine", help="Move bad clips aside into DATASET/quarantine.")] = False,
+    words: Words = None,
+) -> int:
+    """List every fault; exit code 1 when there is one."""
+    from drivesim.commands.data import run
+
+    return run("check", dict(dataset=dataset, quarantine=quarantine), words or [])
+
+
+@data.command()
+def stats(
+    dataset: Clips,
+    out: Annotated[Path | None, flag("DATASET/stats.png", "Picture to write.")] = None,
+    words: Words = None,
+) -> int:
+    """What is in it: hours, rates, labels, boxes, and how many clips serve each stage; a table and a picture."""
+    from drivesim.commands.data import run
+
+    return run("stats", dict(dataset=dataset, out=out), words or [])
+
+
+@exports.command()
+def coco(
+    dataset: Clips,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    words: Words = None,
+) -> int:
+    """COCO detection: pictures and instances.json."""
+    from drivesim.commands.data import run
+
+    return run("export_coco", dict(dataset=dataset, out=out), words or [])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code. Errors are printed as one line, with ``--debug`` also where they came from."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        result = app([word for word in words if word != "--debug"], prog_name="drivesim", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _report(error)
+    if code == INTERRUPTED:
+        print("error: interrupted", file=sys.stderr)
+    return code
+
+
+def _report(error: BaseException) -> int:
+    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        error = error.__cause__  # what a constructor said, not that Hydra called it
+    message = _usage_message(error)
+    if message is not None:
+        if message:
+            print(f"error: {message}", file=sys.stderr)
+        return 2
+    print(f"error: {_message(error)}", file=sys.stderr)
+    return 1
+
+
+def _usage_message(error: BaseException) -> str | None:
+    """What was wrong with the command line, or None when the command was good and something else failed."""
+    from drivesim.labels import LabelError
+
+    if isinstance(error, UsageError | LabelError):
+        return _one_line(str(error))
+    if not hasattr(error, "format_message"):  # every error of typer's parser has it, wherever this version of typer keeps the class
+        return None
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return ""
+    possible = getattr(error, "possibilities", None)
+    if possible is not None and hasattr(error, "option_name"):
+        known = f"; did you mean {possible[0]}?" if possible else ""
+        return f"no option {error.option_name}{known}"
+    return _one_line(error.format_message())
+
+
+def _message(error: BaseException) -> str:
+    from drivesim.errors import DrivesimError
+    from drivesim.recipes import RecipeError
+
+    text = _one_line(str(error))
+    if isinstance(error, DrivesimError | RecipeError):
+        return text
+    if isinstance(error, OSError):
+        return f"{error.strerror or text}: {error.filename}" if error.filename else text
+    return f"{type(error).__name__}: {text} (a fault in drivesim; --debug shows where)"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

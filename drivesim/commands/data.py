@@ -1,0 +1,41 @@
+"""``drivesim data ...``: calls what ``configs/command/data_*.yaml`` names and prints what it returns.
+
+This file knows how results look on a screen, not how clips are made, read or checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from drivesim.commands.config import call
+
+__all__ = ["run"]
+
+
+def run(command: str, flags: Mapping[str, Any], words: Sequence[str]) -> int:
+    """Run one data command; returns the exit code.
+
+    Args:
+        command: ``NAME`` of ``configs/command/data_NAME.yaml``. flags: set first, None = the default. words: ``key=value`` overrides.
+    """
+    result = call(f"command/data_{command}", flags, words)
+    for line in lines(result):
+        print(line)
+    return 0
+
+
+def lines(result: Any, indent: str = "") -> list[str]:
+    """A summary as text: one ``name: value`` a line, nested ones indented."""
+    if not isinstance(result, Mapping):
+        return [f"{indent}{line}" for line in str(result).splitlines()]
+    found = []
+    for name, value in result.items():
+        nested = isinstance(value, Mapping)
+        found.append(f"{indent}{name}:" if nested else f"{indent}{name}: {_number(value)}")
+        found += lines(value, indent + "  ") if nested else []
+    return found
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,98 @@
+"""``drivesim rollout``: flags -> scenario -> simulator -> recorder, with a progress bar.
+
+Everything the user said is checked before anything is written. This file joins the parts; it does not know how any of them works.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from drivesim.commands.config import as_override, compose
+from drivesim.errors import UsageError
+from drivesim.io.checkpoints import Checkpoint, load_checkpoint
+from drivesim.labels import LABELS, Scenario
+from drivesim.simulation.inputs import read_boxes, read_start
+from drivesim.simulation.scenarios import TrackBank, sample_scenario
+from drivesim.simulation.simulator import RolloutSettings, Simulator, Step, pick_device
+
+__all__ = ["next_folder", "run", "scenario_of"]
+
+
+def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
+    """Make one rollout; returns the exit code.
+
+    Args:
+        flags: by the names of ``configs/rollout.yaml``, None = not given. words: ``key=value`` overrides, applied after them.
+
+    Raises:
+        UsageError: a value that cannot be.   DrivesimError: whatever the parts raise.
+    """
+    config = compose("rollout", [*(as_override(name, value) for name, value in flags.items() if value is not None), *words])
+    duration_s = _duration(config.minutes)
+    device = pick_device(str(config.device))
+    labels = {name: config[name] for name in LABELS}
+    for name, value in labels.items():
+        LABELS[name].encode(value)
+    checkpoint = load_checkpoint(str(config.checkpoint))
+    settings = _settings(config, checkpoint)
+    scenario = scenario_of(config, checkpoint, duration_s, settings.fps)
+    simulator = Simulator(checkpoint, settings, device)
+    plan = simulator.plan(scenario)
+    start = None if config.start is None else read_start(config.start, simulator.height, simulator.width, simulator.keyframe_fps)
+    out = Path(config.out) if config.out else next_folder(Path("rollouts"))
+    steps = _watched(simulator.run(scenario, start), plan.frames)
+    raise NotImplementedError(steps, out)
+
+
+def scenario_of(config: DictConfig, checkpoint: Checkpoint, duration_s: float, fps: float) -> Scenario:
+    """What should happen: the labels asked for, and boxes from a file or, when none is given, from the checkpoint's track bank."""
+    labels = {name: config[name] for name in LABELS}
+    seed = int(config.seed)
+    if seed < 0:
+        raise UsageError(f"seed must be a whole number from 0, not {seed}")
+    if config.boxes is not None:
+        return Scenario(duration_s, **labels, tracks=read_boxes(config.boxes, duration_s, fps), seed=seed)
+    if not checkpoint.tracks.is_file():
+        print(f"{checkpoint.folder} holds no track bank (tracks.parquet): boxes are unknown; give --boxes to ask for some")
+        return Scenario(duration_s, **labels, seed=seed)
+    return sample_scenario(TrackBank.load(checkpoint.tracks), duration_s, **labels, seed=seed)
+
+
+def next_folder(parent: Path) -> Path:
+    """``parent/001`` or the first number after it that is free."""
+    number = 1
+    while (parent / f"{number:03d}").exists():
+        number += 1
+    return parent / f"{number:03d}"
+
+
+def _duration(minutes: Any) -> float:
+    if not (isinstance(minutes, int | float) and math.isfinite(minutes) and minutes > 0):
+        raise UsageError(f"minutes must be a positive number, not {minutes}")
+    return 60.0 * minutes
+
+
+def _settings(config: DictConfig, checkpoint: Checkpoint) -> RolloutSettings:
+    wishes = OmegaConf.to_container(config.rollout)
+    assert isinstance(wishes, dict)
+    return RolloutSettings.of(checkpoint.settings.get("rollout", {}), fps=config.fps, **{str(name): value for name, value in wishes.items()})
+
+
+def _watched(steps: Iterator[Step], frames: int) -> Iterator[Step]:
+    """The same steps, with a bar that shows rate and time left where there is a screen to show it."""
+    with tqdm(total=frames, unit="frame", disable=None, dynamic_ncols=True) as bar:
+        for step in steps:
+            yield step
+            bar.update(len(step.frames))
+
+
+def _next_commands(out: Path) -> str:
+    folder = shlex.quote(str(out))
+    return f"check it:   drivesim data check {folder}\nexport it:  drivesim data export coco {folder} --out {shlex.quote(str(out) + '-coco')}"

@@ -1,0 +1,122 @@
+"""Denoiser: a function (x, sigma) -> x0, the best guess of the clean video under the noise.
+
+One wrapper turns a network into a denoiser; after it nobody asks what the network predicts or how it is told known frames. Guidance binds
+denoisers together into another denoiser, before any sampler runs. This file does not know samplers, schedules or what a label means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from drivesim.diffusion.frame_mask import Known
+from drivesim.diffusion.parameterization import Parameterization, parameterization_named
+from drivesim.errors import DrivesimError
+
+__all__ = ["Denoiser", "Labels", "Network", "call_network", "guided", "hold_known", "label_guided", "network_denoiser", "window_denoiser"]
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x (b, t, c, h, w), sigma (b,)) -> x0 (b, t, c, h, w)."""
+
+Labels = dict[str, Tensor] | None
+"""Label name -> (b, t, ...); None = every label null."""
+
+
+class Network(Protocol):
+    """(x (b, t, c, h, w), sigma (b,) or (b, t), labels, context (b, t, c + 2, h, w) or None) -> like x.
+
+    Its attribute ``context`` says how it is told known frames: "slots", "encoder" or "none" (which is also what no attribute means).
+    """
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Any, context: Tensor | None, /) -> Tensor: ...
+
+
+def call_network(network: Network, x: Tensor, sigma: Tensor, labels: Labels, known: Known | None) -> Tensor:
+    """Call the network, telling it the known frames in its own way.
+
+    Returns:
+        The network's output (b, t, c, h, w); in known slots it may mean anything.
+
+    Raises:
+        DrivesimError: ``network.context`` is no way we know.
+    """
+    way = getattr(network, "context", "none")
+    if way not in ("slots", "encoder", "none"):
+        raise DrivesimError(f"a network's context must be slots, encoder or none, not {way!r}")
+    if known is not None and way == "slots":
+        x, sigma = known.insert(x, sigma)
+    context = known.tensor() if known is not None and way == "encoder" else None
+    return network(x, sigma, labels, context)
+
+
+def network_denoiser(network: Network, parameterization: str | Parameterization, labels: Labels, known: Known | None = None) -> Denoiser:
+    """A network bound to its labels and known frames. x0 of known frames is what is known."""
+    meaning = parameterization_named(parameterization)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        x0 = meaning.x0(call_network(network, x, sigma, labels, known), x, sigma)
+        return x0 if known is None else known.keep(x0)
+
+    return denoise
+
+
+def _pushed(full: Denoiser, *pushes: tuple[Denoiser, float]) -> Denoiser:
+    """x0 + sum over pushes of (scale - 1) (x0 - x0 of the denoiser told less); a scale of 1 costs no call."""
+    active = [(told_less, scale) for told_less, scale in pushes if scale != 1.0]
+    if not active:
+        return full
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        x0 = full(x, sigma)
+        return x0 + sum((scale - 1.0) * (x0 - told_less(x, sigma)) for told_less, scale in active)
+
+    return denoise
+
+
+def guided(full: Denoiser, told_less: Denoiser, scale: float) -> Denoiser:
+    """Guidance, Eq. 4 on x0: f(l) + s (f(c, l) - f(l)), with ``full`` = f(c, l) and ``told_less`` = f(l).
+
+    c is the context, l the labels. Guiding by labels alone is the same with f(l) and f(). Scale 1 is ``full`` itself, at no extra call.
+    """
+    return _pushed(full, (told_less, scale))
+
+
+def label_guided(full: Denoiser, without_context: Denoiser, without_labels: Denoiser, context_scale: float, label_scale: float) -> Denoiser:
+    """Eq. 4 with a scale for the labels too: f(l) + s_c (f(c, l) - f(l)) + (s_l - 1) (f(c, l) - f(c)); three calls, fewer at scale 1."""
+    return _pushed(full, (without_context, context_scale), (without_labels, label_scale))
+
+
+def hold_known(denoiser: Denoiser, known: Known | None) -> Denoiser:
+    """The same denoiser with known frames held at what is known.
+
+    Guidance extrapolates every frame; held, the known ones move straight from noise to their values, so that a denoiser without context
+    sees them at the sampler's own noise level.
+    """
+    if known is None:
+        return denoiser
+    return lambda x, sigma: known.keep(denoiser(x, sigma))
+
+
+def window_denoiser(
+    network: Network,
+    parameterization: str | Parameterization,
+    labels: Labels,
+    known: Known | None = None,
+    *,
+    context_scale: float = 1.0,
+    label_scale: float = 1.0,
+    null_labels: Labels = None,
+) -> Denoiser:
+    """A network -> the denoiser that a rollout samples with: labels, known frames and both guidances bound in.
+
+    ``null_labels`` is what f(c) is told instead of ``labels``; None = every label null.
+    """
+
+    def told(labels: Labels, known: Known | None) -> Denoiser:
+        return network_denoiser(network, parameterization, labels, known)
+
+    context_scale = 1.0 if known is None else context_scale
+    both = label_guided(told(labels, known), told(labels, None), told(null_labels, known), context_scale, label_scale)
+    return hold_known(both, known)

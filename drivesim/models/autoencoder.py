@@ -1,0 +1,243 @@
+"""First stage: frames <-> latents, and the temporal layers that turn the image decoder into a video decoder.
+
+``Autoencoder`` is a KL autoencoder (Rombach et al. 2022) whose decoder can be given temporal layers (Video LDM, section 3.1.1);
+``IdentityAutoencoder`` stands in where diffusion runs on pixels. Latents are normalised per channel by ``latent_mean`` and
+``latent_std``, which live in the autoencoder's own file. This file does not know noise levels, labels, losses or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivesim.recipes import recipe
+from drivesim.shapes import fold_time, unfold_time
+
+__all__ = ["Autoencoder", "IdentityAutoencoder"]
+
+
+class IdentityAutoencoder(nn.Module):
+    """Latents are the pixels themselves: diffusion in pixel space through the same interface."""
+
+    latent_channels = 3
+    downsample = 1
+    receptive_frames = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recipe = recipe(self)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """(f, 3, H, W) in [-1, 1] -> the same."""
+        return frames
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(b, t, 3, H, W) -> the same."""
+        return latents
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    if kind == "group":
+        return nn.GroupNorm(min(32, width // 4), width)
+    if kind == "none":
+        return nn.Identity()
+    raise ValueError(f"norm must be group or none, not {kind!r}")
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions around a skip; the last one starts at zero, so a new block is the identity (or its 1x1 projection)."""
+
+    def __init__(self, inputs: int, width: int, norm: str) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _norm(norm, inputs), nn.Conv2d(inputs, width, 3, padding=1)
+        self.norm2, self.conv2 = _norm(norm, width), nn.Conv2d(width, width, 3, padding=1)
+        self.skip = nn.Identity() if inputs == width else nn.Conv2d(inputs, width, 1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+
+
+class SelfAttention(nn.Module):
+    """Single-head attention over the pixels of each frame, starting at zero (paper sizes: at the latent resolution only)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(min(32, width // 4), width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(self.norm(x)), "f (n c) h w -> n f 1 (h w) c", n=3)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(rearrange(attended, "f 1 (h w) c -> f c h w", h=x.shape[2]))
+
+
+class TemporalBlock(nn.Module):
+    """Residual convolutions over time, merged with the image path by a learned mix: out = a z + (1 - a) z' (Video LDM, section 3.1).
+
+    z' = z + convolutions, whose last one starts at zero: identity at insertion, while a = sigmoid(0) = 0.5 lets gradients through.
+    ``spatial`` is the kernel size in the picture: 3 as in the paper's decoder (3x3x3), 1 where speed counts.
+    """
+
+    def __init__(self, width: int, spatial: int) -> None:
+        super().__init__()
+        kernel, padding = (3, spatial, spatial), (1, spatial // 2, spatial // 2)
+        self.conv1 = nn.Conv3d(width, width, kernel, padding=padding)
+        self.conv2 = nn.Conv3d(width, width, kernel, padding=padding)
+        self.alpha_mix = nn.Parameter(torch.zeros(()))
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """x: (b * t, c, h, w) -> the same."""
+        h = self._over_time(self.conv1, F.silu(x), frames)
+        h = self._over_time(self.conv2, F.silu(h), frames)
+        return x + (1 - torch.sigmoid(self.alpha_mix)) * h
+
+    @staticmethod
+    def _over_time(conv: nn.Conv3d, x: Tensor, frames: int) -> Tensor:
+        if conv.kernel_size[1] == 1:  # (3, 1, 1) as a Conv2d over (t, h * w): 4x faster on CPUs, and free of copies in channels_last
+            wide = rearrange(x, "(b t) c h w -> b c t (h w)", t=frames)
+            out = F.conv2d(wide, conv.weight.squeeze(-1), conv.bias, padding=(1, 0))
+            return rearrange(out, "b c t (h w) -> (b t) c h w", h=x.shape[2])
+        return rearrange(conv(rearrange(x, "(b t) c h w -> b c t h w", t=frames)), "b c t h w -> (b t) c h w")
+
+
+class Decoder(nn.Module):
+    """Latents -> frames, widest level first; with ``temporal`` every level below the last also mixes over time."""
+
+    def __init__(self, latent_channels: int, widths: Sequence[int], blocks: int, stem: int, attention: bool, norm: str) -> None:
+        super().__init__()
+        levels = list(reversed(widths))
+        self.conv_in = nn.Conv2d(latent_channels, levels[0], 3, padding=1)
+        self.attention = SelfAttention(levels[0]) if attention else nn.Identity()
+        self.levels = nn.ModuleList(nn.Sequential(*(ResBlock(w, w, norm) for _ in range(blocks))) for w in levels)
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(wide, 4 * narrow, 3, padding=1), nn.PixelShuffle(2))
+            for wide, narrow in zip(levels, levels[1:], strict=False)
+        )
+        self.norm_out = _norm(norm, levels[-1])
+        self.conv_out = nn.Conv2d(levels[-1], 3 * stem**2, 3, padding=1)
+        self.head = nn.PixelShuffle(stem)
+
+    def forward(self, latents: Tensor, temporal: nn.ModuleList | None = None, frames: int = 1) -> Tensor:
+        x = self.attention(self.conv_in(latents))
+        for index, level in enumerate(self.levels):
+            x = level(x)
+            if temporal is not None and index < len(temporal):
+                x = temporal[index](x, frames)
+            if index < len(self.up):
+                x = self.up[index](x)
+        return self.head(self.conv_out(F.silu(self.norm_out(x))))
+
+
+def _encoder(latent_channels: int, widths: Sequence[int], blocks: int, stem: int, attention: bool, norm: str) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.PixelUnshuffle(stem), nn.Conv2d(3 * stem**2, widths[0], 3, padding=1)]
+    for index, width in enumerate(widths):
+        if index:
+            layers.append(nn.Conv2d(widths[index - 1], width, 3, stride=2, padding=1))
+        layers += [ResBlock(width, width, norm) for _ in range(blocks)]
+    if attention:
+        layers.append(SelfAttention(widths[-1]))
+    return nn.Sequential(*layers, _norm(norm, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1))
+
+
+class Autoencoder(nn.Module):
+    """KL autoencoder with an optional temporal decoder.
+
+    Args:
+        latent_channels: C of the latents.
+        widths: channels per level, from pixels to latents; each level halves height and width.
+        blocks: residual blocks per level.
+        stem: space-to-depth before the first level (a pixel-shuffle head after the last); f = stem * 2 ** (len(widths) - 1).
+        attention: self-attention at the latent resolution.
+        norm: "group" (the paper's) or "none" (faster, and crops decode as the whole does).
+        temporal_levels: 0 = image decoder; n = temporal layers after the n lowest-resolution levels.
+        temporal_kernel: their kernel in the picture, 3 (the paper's 3x3x3) or 1.
+    """
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(
+        self, latent_channels: int = 8, widths: Sequence[int] = (32, 64, 128), blocks: int = 2, stem: int = 2, attention: bool = False,
+        norm: str = "none", temporal_levels: int = 0, temporal_kernel: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.arguments = dict(
+            latent_channels=latent_channels, widths=list(widths), blocks=blocks, stem=stem, attention=attention, norm=norm,
+            temporal_levels=temporal_levels, temporal_kernel=temporal_kernel,
+        )  # fmt: skip
+        self.recipe = recipe(self, **self.arguments)
+        self.latent_channels, self.downsample = latent_channels, stem * 2 ** (len(widths) - 1)
+        self.encoder = _encoder(latent_channels, widths, blocks, stem, attention, norm)
+        self.decoder = Decoder(latent_channels, widths, blocks, stem, attention, norm)
+        low_first = list(reversed(widths))[:temporal_levels]
+        self.decoder_temporal = nn.ModuleList(TemporalBlock(width, temporal_kernel) for width in low_first)
+        self.register_buffer("latent_mean", torch.zeros(latent_channels))
+        self.register_buffer("latent_std", torch.ones(latent_channels))
+
+    @property
+    def receptive_frames(self) -> int:
+        """Frames on either side that one decoded frame depends on: two kernels of three per temporal block."""
+        return 2 * len(self.decoder_temporal)
+
+    def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """(f, 3, H, W) in [-1, 1] -> mean and log-variance (f, c, h, w) of the unnormalised latents.
+
+        Raises:
+            ValueError: H or W is not a multiple of the downsampling factor.
+        """
+        if frames.shape[-1] % self.downsample or frames.shape[-2] % self.downsample:
+            raise ValueError(f"frames of {frames.shape[-2]}x{frames.shape[-1]} pixels do not divide by {self.downsample}")
+        mean, log_variance = self.encoder(frames.contiguous(memory_format=torch.channels_last)).chunk(2, dim=1)
+        return mean, log_variance.clamp(-30.0, 20.0)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """(f, 3, H, W) in [-1, 1] -> normalised latents (f, c, h, w), the posterior's mean."""
+        return self.normalise(self.posterior(frames)[0])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents (b, t, c, h, w) -> frames (b, t, 3, H, W), about [-1, 1] (not clipped)."""
+        temporal = self.decoder_temporal if len(self.decoder_temporal) and latents.shape[1] > 1 else None
+        frames = self.decode_raw(self.denormalise(fold_time(latents)), temporal, latents.shape[1])
+        return unfold_time(frames, latents.shape[1])
+
+    def decode_raw(self, latents: Tensor, temporal: nn.ModuleList | None = None, frames: int = 1) -> Tensor:
+        """Unnormalised latents (f, c, h, w) -> frames (f, 3, H, W): what the losses of the first stage see."""
+        return self.decoder(latents.contiguous(memory_format=torch.channels_last), temporal, frames)
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        return (latents - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        return latents * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
+
+    @torch.no_grad()
+    def fit_normalisation(self, batches: Iterator[Tensor]) -> None:
+        """Set latent_mean and latent_std so that latents of the given frames (f, 3, H, W) have mean 0 and deviation 1 per channel."""
+        sums = torch.zeros(3, self.latent_channels, dtype=torch.float64)
+        for frames in batches:
+            latents = self.posterior(frames)[0].double().cpu()
+            count = torch.full((self.latent_channels,), latents[:, 0].numel(), dtype=torch.float64)
+            sums += torch.stack([count, latents.sum((0, 2, 3)), latents.square().sum((0, 2, 3))])
+        mean = sums[1] / sums[0]
+        self.latent_mean.copy_(mean)
+        self.latent_std.copy_((sums[2] / sums[0] - mean.square()).clamp_min(1e-12).sqrt())
+
+    def with_temporal(self, levels: int = 2, kernel: int = 1) -> Autoencoder:
+        """A copy with temporal decoder layers that change nothing yet; encoder, image decoder and normalisation are carried over."""
+        video = Autoencoder(**{**self.arguments, "temporal_levels": levels, "temporal_kernel": kernel})  # type: ignore[arg-type]
+        missing, unexpected = video.load_state_dict(self.state_dict(), strict=False)
+        if unexpected or any(not name.startswith("decoder_temporal.") for name in missing):
+            raise ValueError(f"not the same image autoencoder: missing {missing}, unexpected {unexpected}")
+        return video

@@ -1,0 +1,165 @@
+"""The image network: a U-Net that is told the noise level, the labels and the boxes of single frames.
+
+It knows nothing of video. What it publishes for that purpose are the names of the places where temporal layers may follow its own:
+``sites`` (after residual blocks) and ``attention_sites`` (after spatial attention).
+
+Legend: F frames   C channels   H height   W width   D embedding
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from drivesim.models.blocks import Downsample, NoiseEmbedding, Norm, ResBlock, SpatialAttention, Upsample, channels_last, recompute, zeroed
+from drivesim.models.conditioning import BoxRaster, LabelEmbedder
+from drivesim.recipes import recipe
+
+__all__ = ["ImageNetwork", "ImageUNet"]
+
+
+class SpatialBlock(nn.Module):
+    """A residual block, then spatial attention where the level has it."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding: int, head_channels: int | None) -> None:
+        super().__init__()
+        self.residual = ResBlock(in_channels, out_channels, embedding)
+        self.attention = SpatialAttention(out_channels, head_channels) if head_channels else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.residual(x, embedding))
+
+
+class ImageNetwork(nn.Module):
+    """What a network of single frames offers, so that temporal layers can be put behind its own: x (F, C, H, W), sigma (F,), labels ->
+    (F, C, H, W), and what follows. Names are paths of submodules whose output is a picture (or a tuple that begins with one)."""
+
+    levels: int
+    """Number of scales, each half the one before."""
+
+    def sites(self) -> dict[str, int]:
+        """Path -> channels of every submodule after which a temporal convolution may stand, in the order they are called."""
+        raise NotImplementedError
+
+    def attention_sites(self) -> dict[str, int]:
+        """Path -> channels of every submodule after which temporal attention may stand, in the order they are called."""
+        raise NotImplementedError
+
+    def enable_checkpointing(self) -> None:
+        """Trade time for memory in training: the inside of every block, without its hooks, is computed again for the gradient."""
+        raise NotImplementedError
+
+
+class ImageUNet(ImageNetwork):
+    """Video LDM's spatial network (Blattmann et al. 2023, Table 6), with labels in the embedding instead of cross-attention.
+
+    Args:
+        channels: C of the latents (or 3 for pixels).
+        base: channels of the first level; ``multipliers``: channels of each level in units of it, every level at half the resolution.
+        blocks: residual blocks a level on the way down (one more on the way up).
+        attention: downsampling factors whose levels have spatial attention.
+        head_channels: channels of one attention head.
+        embedding: D.
+        labels: scalar labels it is told.   boxes: whether it is told boxes.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        base: int = 64,
+        multipliers: Sequence[int] = (1, 2, 3),
+        blocks: int = 1,
+        attention: Sequence[int] = (2, 4),
+        head_channels: int = 32,
+        embedding: int = 256,
+        labels: Sequence[str] = ("time_of_day", "crowdedness"),
+        boxes: bool = True,
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe(
+            self, channels=channels, base=base, multipliers=multipliers, blocks=blocks, attention=attention,
+            head_channels=head_channels, embedding=embedding, labels=labels, boxes=boxes,
+        )  # fmt: skip
+        self.channels, self.levels = channels, len(multipliers)
+        widths = [base * multiplier for multiplier in multipliers]
+        heads = [head_channels if 2**level in attention else None for level in range(self.levels)]
+        self.noise = NoiseEmbedding(embedding)
+        self.labels = LabelEmbedder(labels, embedding)
+        self.input = nn.Conv2d(channels, base, 3, padding=1)
+        self.boxes = BoxRaster(base) if boxes else None
+        self.down, skips = _down_path(base, widths, blocks, embedding, heads)
+        self.middle = nn.ModuleList(
+            [SpatialBlock(widths[-1], widths[-1], embedding, head_channels), SpatialBlock(widths[-1], widths[-1], embedding, None)]
+        )
+        self.up = _up_path(skips, widths, blocks, embedding, heads)
+        self.norm = Norm(base)
+        self.output = zeroed(nn.Conv2d(base, channels, 3, padding=1))
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Mapping[str, Tensor] | None = None) -> Tensor:
+        """x (F, C, H, W) at noise levels sigma (F,) in [0, 1], labels of F frames or None (all null) -> (F, C, H, W).
+
+        Raises:
+            ValueError: H or W is not divisible by 2 ** (levels - 1).
+        """
+        self._check(x)
+        embedding = nnf.silu(self.noise(sigma) + self.labels(labels, x))
+        hidden = self.input(channels_last(x))
+        if self.boxes is not None:
+            hidden = self.boxes(hidden, labels)
+        skips = [hidden]
+        for layer in self.down:
+            hidden = layer(hidden) if isinstance(layer, Downsample) else layer(hidden, embedding)
+            skips.append(hidden)
+        for layer in self.middle:
+            hidden = layer(hidden, embedding)
+        for layer in self.up:
+            hidden = layer(hidden) if isinstance(layer, Upsample) else layer(_join(hidden, skips.pop()), embedding)
+        return self.output(nnf.silu(self.norm(hidden)))
+
+    def sites(self) -> dict[str, int]:
+        return {name: module.norm2.num_channels for name, module in self.named_modules() if isinstance(module, ResBlock)}
+
+    def attention_sites(self) -> dict[str, int]:
+        return {name: module.norm.num_channels for name, module in self.named_modules() if isinstance(module, SpatialAttention)}
+
+    def enable_checkpointing(self) -> None:
+        for module in self.modules():
+            if isinstance(module, ResBlock | SpatialAttention):
+                recompute(module)
+
+    def _check(self, x: Tensor) -> None:
+        factor = 2 ** (self.levels - 1)
+        if x.shape[-2] % factor or x.shape[-1] % factor:
+            raise ValueError(f"height and width of {tuple(x.shape)} must be divisible by {factor} for a U-Net of {self.levels} levels")
+
+
+def _down_path(base: int, widths: list[int], blocks: int, embedding: int, heads: list[int | None]) -> tuple[nn.ModuleList, list[int]]:
+    """Layers from full to lowest resolution, and the channels of every skip they leave."""
+    layers, skips = nn.ModuleList(), [base]
+    for level, width in enumerate(widths):
+        if level:
+            layers.append(Downsample(skips[-1]))
+            skips.append(skips[-1])
+        for _ in range(blocks):
+            layers.append(SpatialBlock(skips[-1], width, embedding, heads[level]))
+            skips.append(width)
+    return layers, skips
+
+
+def _up_path(skips: list[int], widths: list[int], blocks: int, embedding: int, heads: list[int | None]) -> nn.ModuleList:
+    """Layers back to full resolution, taking the skips last first."""
+    layers, channels, skips = nn.ModuleList(), widths[-1], list(skips)
+    for level, width in reversed(list(enumerate(widths))):
+        for _ in range(blocks + 1):
+            layers.append(SpatialBlock(channels + skips.pop(), width, embedding, heads[level]))
+            channels = width
+        if level:
+            layers.append(Upsample(channels))
+    return layers
+
+
+def _join(hidden: Tensor, skip: Tensor) -> Tensor:
+    return channels_last(torch.cat([hidden, skip], dim=1))

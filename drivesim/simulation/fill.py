@@ -1,0 +1,111 @@
+"""Make the unknown frames of windows: the one door from the simulation to the samplers.
+
+Every random number comes from a counter (seed, pass, window), so a window's noise depends neither on the batch it is made in nor on what
+was made before. This file does not know time, scenarios, pixels or files.
+
+    B windows   T frames   C latent channels   H, W latent size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drivesim.diffusion.denoiser import window_denoiser
+from drivesim.diffusion.frame_mask import Known
+from drivesim.diffusion.noise import NoiseSchedule
+from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError
+
+__all__ = ["PASSES", "Context", "Filler", "PassSettings", "draw_noise", "null_labels"]
+
+PASSES = ("image", "keyframes", "interpolation_1", "interpolation_2")
+"""Names of the passes; their order is part of the noise counter, so it only ever grows at the end."""
+
+Labels = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """How one pass samples. guidance: scale of Eq. 4 (1 = one network call, no guidance). label_guidance: s_l (1 = none)."""
+
+    sampler: str
+    steps: int
+    guidance: float = 1.0
+    label_guidance: float = 1.0
+    context_level: float = 0.0
+    """Noise level put on the known frames, 0..1, and told to the network."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Known frames: values (b, t, c, h, w), clean, anything where mask (b, t) is False."""
+
+    values: Tensor
+    mask: Tensor
+
+
+def draw_noise(seed: int, stage: str, windows: Sequence[int], shape: Sequence[int], part: int = 0) -> Tensor:
+    """Standard normal float32 (b, *shape) on the CPU, one row per window number. part: 0 the start of sampling, 1 the context's noise."""
+    rows = [torch.randn(tuple(shape), generator=_generator(seed, stage, window, part)) for window in windows]
+    return torch.stack(rows)
+
+
+def _generator(seed: int, stage: str, window: int, part: int) -> torch.Generator:
+    counter = np.random.SeedSequence([seed, PASSES.index(stage), window, part])
+    return torch.Generator().manual_seed(int(counter.generate_state(1, np.uint64)[0]))
+
+
+def null_labels(labels: Labels) -> Labels:
+    """The same windows with every label unknown. The frame rate stays: it says which task this is, not what is to be seen."""
+    hidden = {name: torch.full_like(value, torch.nan) for name, value in labels.items() if value.ndim == 2 and value.is_floating_point()}
+    if "boxes_known" in labels:
+        hidden["boxes_known"] = torch.zeros_like(labels["boxes_known"])
+    return {**labels, **hidden, **({"fps": labels["fps"]} if "fps" in labels else {})}
+
+
+@dataclass(frozen=True)
+class Filler:
+    """Noise schedule and parameterization of a checkpoint, bound to a device; called once per batch of windows."""
+
+    schedule: NoiseSchedule
+    parameterization: str
+    seed: int
+    device: torch.device
+
+    def __call__(
+        self, network: nn.Module, stage: str, windows: Sequence[int], shape: Sequence[int], labels: Labels, settings: PassSettings,
+        context: Context | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Sample windows of latents.
+
+        Args:
+            network: VideoUNet or FrameByFrame. stage: one of PASSES. windows: their numbers, one per row. shape: (t, c, h, w).
+            labels: tensors (b, t, ...). context: frames to keep; they come back as they were.
+
+        Returns: latents (b, t, c, h, w), finite.
+
+        Raises:
+            NonFiniteError: a step of the sampler was not finite; the message names the pass and its windows.
+        """
+        noise = draw_noise(self.seed, stage, windows, shape).to(self.device)
+        known = self._known(stage, windows, context, settings)
+        denoiser = window_denoiser(
+            network, self.parameterization, labels, known,
+            context_scale=settings.guidance, label_scale=settings.label_guidance, null_labels=null_labels(labels),
+        )  # fmt: skip
+        try:
+            return SAMPLERS[settings.sampler](denoiser, noise, self.schedule.grid(settings.steps))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"pass {stage}, windows {windows[0]} to {windows[-1]}: {error}") from error
+
+    def _known(self, stage: str, windows: Sequence[int], context: Context | None, settings: PassSettings) -> Known | None:
+        if context is None:
+            return None
+        values = context.values
+        noise = draw_noise(self.seed, stage, windows, values.shape[1:], part=1).to(self.device)
+        level = torch.full((len(values),), settings.context_level, device=self.device)
+        return Known(values=values, mask=context.mask, level=level, noise=noise)

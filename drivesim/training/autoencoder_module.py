@@ -1,0 +1,170 @@
+"""Training the first stage: the image autoencoder (stage 1), and its decoder on video (stage 5; Video LDM, section 3.1.1).
+
+One module, one optimizer: the critic's loss and the autoencoder's are added, each blind to the other's weights, so accumulation, mixed
+precision and strategies work as for every other stage. This file does not know configuration, files or how windows are read.
+
+Legend: B batch   T frames   F = B * T   C channels   H, W height and width of frames
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drivesim.errors import DrivesimError
+from drivesim.models.backbones import PerceptualLite1
+from drivesim.models.discriminator import PatchDiscriminator3d
+from drivesim.shapes import as_floats, fold_time, unfold_time
+from drivesim.training.freeze import set_trainable, weight_groups
+from drivesim.training.learning_rate import Optimization
+from drivesim.training.stage_module import Batch, Part, StageModule
+
+__all__ = ["AutoencoderModule", "perceptual_or_none"]
+
+STATISTICS_DECAY = 0.99
+"""Of the running mean and deviation by which latents are normalised."""
+
+
+def perceptual_or_none(stages: int = 4) -> PerceptualLite1 | None:
+    """The perceptual loss, or a warning and None where its weights are not installed."""
+    try:
+        return PerceptualLite1(stages)
+    except DrivesimError as error:
+        warnings.warn(f"training without the perceptual loss: {error}", stacklevel=2)
+        return None
+
+
+class AutoencoderModule(StageModule):
+    """Train an autoencoder on frames (b, t, 3, H, W).
+
+    Args:
+        autoencoder: Autoencoder; an IdentityAutoencoder has nothing to train and is exported as it is.
+        optimization, ema_decay, seed: see StageModule.
+        trained: "all" (stage 1) or "decoder" (stage 5: the encoder stays as the diffusion networks know it).
+        perceptual: distance of folded frames, or None.
+        critic: PatchDiscriminator2d (sees frames), PatchDiscriminator3d (sees clips), or None.
+        perceptual_weight, kl_weight, adversarial_weight: beside the L1 distance, whose weight is 1; all are means over elements.
+        adversarial_from: step at which the critic comes in.
+        critic_scale: the critic's learning rate in units of the autoencoder's.
+    """
+
+    def __init__(
+        self, autoencoder: nn.Module, optimization: Optimization, ema_decay: float = 0.999, seed: int = 0, trained: str = "all",
+        perceptual: nn.Module | None = None, critic: nn.Module | None = None, perceptual_weight: float = 0.25, kl_weight: float = 1e-5,
+        adversarial_weight: float = 0.05, adversarial_from: int = 0, critic_scale: float = 1.0,
+    ) -> None:  # fmt: skip
+        if trained not in ("all", "decoder"):
+            raise ValueError(f"trained must be all or decoder, not {trained!r}")
+        super().__init__(autoencoder, optimization, ema_decay, seed, helpers=("perceptual",))
+        self.trained, self.perceptual, self.critic = trained, perceptual, critic
+        self.perceptual_weight = perceptual_weight if perceptual is not None else 0.0
+        self.kl_weight, self.adversarial_weight, self.adversarial_from = kl_weight, adversarial_weight, adversarial_from
+        self.critic_scale = critic_scale
+
+    def parts(self) -> dict[str, Part]:
+        return {"autoencoder": Part("average.", self.average)}
+
+    def setup(self, stage: str) -> None:
+        """Stage 5 freezes all but the decoder, before a strategy wraps the network."""
+        if self.trained == "decoder":
+            set_trainable(self.network.parameters(), False)
+            set_trainable(self._decoder(), True)
+
+    def trained_groups(self) -> list[dict[str, Any]]:
+        decay = self.optimization.weight_decay
+        groups = weight_groups((weight for weight in self.network.parameters() if weight.requires_grad), decay, scale=1.0)
+        return groups + (weight_groups(self.critic.parameters(), decay, scale=self.critic_scale) if self.critic is not None else [])
+
+    def _decoder(self) -> Iterator[nn.Parameter]:
+        return (weight for name, weight in self.network.named_parameters() if name.startswith(("decoder.", "decoder_temporal.")))
+
+    # steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        frames = as_floats(batch["frames"])
+        made, kl = self._reconstruct(frames, self.draws("train", self.batches))
+        l1, perceptual = self._distances(made, frames)
+        loss = l1 + self.perceptual_weight * perceptual + self.kl_weight * kl
+        self.log_dict({"train/l1": l1, "train/perceptual": perceptual, "train/kl": kl})
+        if self.critic is not None and self.global_step >= self.adversarial_from:
+            loss = loss + self._adversarial(made, frames)
+        self.log("train/loss", loss, prog_bar=True)
+        return self.counted(loss)
+
+    def _reconstruct(self, frames: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Frames (b, t, 3, H, W) -> reconstruction of a posterior sample, and the KL divergence from N(0, 1) per latent.
+
+        Stage 5 decodes the posterior's mean, which is what diffusion will hand to the decoder.
+        """
+        network = self.network
+        if self.trained == "decoder":
+            with torch.no_grad():
+                mean, _ = network.posterior(fold_time(frames))  # type: ignore[operator]
+            return _decoded(network, mean, frames.shape[1]), mean.new_zeros(())
+        mean, log_variance = (moment.float() for moment in network.posterior(fold_time(frames)))  # type: ignore[operator]
+        self._follow_statistics(mean.detach())
+        noise = torch.randn(mean.shape, generator=draws).to(mean)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+        return _decoded(network, mean + (0.5 * log_variance).exp() * noise, frames.shape[1]), kl
+
+    def _distances(self, made: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """L1 and perceptual distance, both scalar and in float32."""
+        l1 = F.l1_loss(made, frames)
+        if self.perceptual is None or self.perceptual_weight == 0:
+            return l1, l1.new_zeros(())
+        return l1, self.perceptual(fold_time(made), fold_time(frames)).float()
+
+    def _adversarial(self, made: Tensor, frames: Tensor) -> Tensor:
+        """The autoencoder's wish to please plus the critic's hinge loss (Lim and Ye 2017); gradients of either stay on its own side."""
+        critic = self.critic
+        assert critic is not None
+        critic.requires_grad_(False)
+        pleased = -self._judged(made).mean()
+        critic.requires_grad_(True)
+        hinge = F.relu(1.0 - self._judged(frames)).mean() + F.relu(1.0 + self._judged(made.detach())).mean()
+        self.log_dict({"train/adversarial": pleased, "train/critic": hinge})
+        return self.adversarial_weight * pleased + hinge
+
+    def _judged(self, frames: Tensor) -> Tensor:
+        assert self.critic is not None
+        return self.critic(frames if isinstance(self.critic, PatchDiscriminator3d) else fold_time(frames)).float()
+
+    @torch.no_grad()
+    def _follow_statistics(self, latents: Tensor) -> None:
+        """Keep latent_mean and latent_std at the running moments of unnormalised latents (f, c, h, w)."""
+        network: Any = self.network
+        keep = min(STATISTICS_DECAY, self.batches / (self.batches + 1))
+        second = network.latent_std.square() + network.latent_mean.square()
+        network.latent_mean.lerp_(latents.mean((0, 2, 3)), 1.0 - keep)
+        second.lerp_(latents.square().mean((0, 2, 3)), 1.0 - keep)
+        network.latent_std.copy_((second - network.latent_mean.square()).clamp_min(1e-8).sqrt())
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        frames = as_floats(batch["frames"])
+        made = self.reconstruction(frames)
+        l1, perceptual = self._distances(made, frames)
+        error = (made.clamp(-1, 1) - frames).square().mean((2, 3, 4)).clamp_min(1e-10)
+        psnr = (10 * torch.log10(4.0 / error)).mean()
+        values = {"val/loss": l1 + self.perceptual_weight * perceptual, "val/psnr": psnr}
+        self.log_dict(values, prog_bar=True, batch_size=len(frames), sync_dist=True)
+
+    @torch.no_grad()
+    def reconstruction(self, frames: Tensor) -> Tensor:
+        """Frames (b, t, 3, H, W) in [-1, 1] -> the same through the averaged autoencoder."""
+        return self.average.decode(unfold_time(self.average.encode(fold_time(frames)), frames.shape[1])).float()  # type: ignore[operator]
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Frames above their reconstructions: rows in pairs."""
+        frames = as_floats(batch["frames"])
+        return {"reconstructions": torch.stack([frames, self.reconstruction(frames)], dim=1).flatten(0, 1)}
+
+
+def _decoded(autoencoder: Any, latents: Tensor, frames: int) -> Tensor:
+    """Unnormalised latents (f, c, h, w) -> frames (b, t, 3, H, W), float32, with the temporal layers if there are any."""
+    temporal = autoencoder.decoder_temporal if autoencoder.receptive_frames and frames > 1 else None
+    return unfold_time(autoencoder.decode_raw(latents, temporal, frames).float(), frames)

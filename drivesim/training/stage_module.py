@@ -1,0 +1,159 @@
+"""What every training stage shares: one network with its running average, AdamW with warm-up and cosine, and counted randomness.
+
+Every random number of a step comes from a counter (seed, batch, rank), so a run that was killed and resumed draws what it would have drawn.
+This file does not know what is learned: losses live in ``diffusion_module.py`` and ``autoencoder_module.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Timer
+from torch import Tensor, nn
+
+from drivesim.errors import DrivesimError, UsageError
+from drivesim.training.ema import averaged_copy, decay_at, update_average
+from drivesim.training.freeze import weight_groups
+from drivesim.training.learning_rate import Optimization
+
+__all__ = ["NonFiniteLossError", "Part", "StageModule", "generator_for"]
+
+Batch = dict[str, Any]
+_STREAMS = ("train", "validation", "pictures")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network to export. prefix: of its weights in the module's state. without: prefixes of weights that lie in a neighbour's file."""
+
+    prefix: str
+    network: nn.Module
+    without: tuple[str, ...] = ()
+
+
+class NonFiniteLossError(DrivesimError):
+    """The loss or its gradient is not a number; the message names the step."""
+
+
+def generator_for(seed: int, stream: str, index: int, rank: int) -> torch.Generator:
+    """Random numbers of one batch, on the CPU: they depend on the counter alone, not on the device or on what was drawn before."""
+    counter = np.random.SeedSequence([seed, _STREAMS.index(stream), index, rank])
+    return torch.Generator().manual_seed(int(counter.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+class StageModule(L.LightningModule):
+    """A stage trains ``network``; ``average`` is its running average and what is validated, sampled from and exported.
+
+    Args:
+        network: the trained network.
+        optimization: AdamW and the learning rate's course.
+        ema_decay: decay of the average, reached through a warm-up.
+        seed: of every random draw.
+        helpers: names of submodules that are used but not trained; they are left out of checkpoints.
+    """
+
+    def __init__(self, network: nn.Module, optimization: Optimization, ema_decay: float, seed: int, helpers: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.network, self.average = network, averaged_copy(network)
+        self.optimization, self.ema_decay, self.seed = optimization, ema_decay, seed
+        self.batches = 0
+        """Training batches taken so far by this process, also across restarts."""
+        self._helpers = tuple(f"{name}." for name in helpers)
+
+    # what a stage says about itself
+
+    def parts(self) -> dict[str, Part]:
+        """What is exported: name in the checkpoint folder -> part."""
+        raise NotImplementedError
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Rows of frames to look at: name -> floats (rows, columns, 3, H, W) in [-1, 1]."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that a rollout must know about this stage (they go into model.json)."""
+        return {}
+
+    def trained_groups(self) -> list[dict[str, Any]]:
+        """AdamW parameter groups; ``scale`` multiplies the learning rate."""
+        return weight_groups(self.network.parameters(), self.optimization.weight_decay, scale=1.0)
+
+    # optimisation
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        fused = self.trainer.precision != "16-mixed"  # a gradient scaler and clipping cannot share a fused optimizer
+        return torch.optim.AdamW(self.trained_groups(), lr=self.optimization.lr, betas=tuple(self.optimization.betas), fused=fused)
+
+    def progress(self) -> float:
+        """Share of training that is done, 0..1.
+
+        Raises:
+            UsageError: the cosine is to follow time, but no time box was set.
+        """
+        planned = self.trainer.max_steps if self.trainer.max_steps > 0 else self.trainer.estimated_stepping_batches
+        by_steps = self.global_step / planned
+        if self.optimization.decay != "time":
+            return by_steps
+        timer = next((callback for callback in self.trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
+        left = timer.time_remaining() if timer else None
+        if timer is None or left is None:
+            raise UsageError("decay=time needs a time box: set max_minutes=N")
+        return max(by_steps, timer.time_elapsed() / max(timer.time_elapsed() + left, 1e-9))
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        factor = self.optimization.factor(self.global_step, self.progress())
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.optimization.lr * factor * group["scale"]
+        self.log("learning_rate", self.optimization.lr * factor)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.trainer.precision != "16-mixed" and not torch.isfinite(norm):  # with a scaler, an overflow only skips the step
+            self.stop_at("gradient", norm)
+        self.log("train/gradient_norm", norm)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        decay = decay_at(self.global_step, self.ema_decay)
+        super().optimizer_step(*args, **kwargs)
+        update_average(self.average, self.network, decay)
+
+    def counted(self, loss: Tensor) -> Tensor:
+        """Close a training batch: check its loss and count it.
+
+        Raises:
+            NonFiniteLossError: the loss is not finite.
+        """
+        if not torch.isfinite(loss):
+            self.stop_at("loss", loss)
+        self.batches += 1
+        return loss
+
+    def stop_at(self, what: str, value: Tensor) -> None:
+        saved = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none yet"
+        raise NonFiniteLossError(
+            f"the {what} is {float(value.detach())} at step {self.global_step}: training stopped, nothing was overwritten (last good checkpoint: "
+            f"{saved}); try a lower module.optimization.lr or trainer.precision=32-true"
+        )
+
+    def draws(self, stream: str, index: int) -> torch.Generator:
+        return generator_for(self.seed, stream, index, self.global_rank)
+
+    # checkpoints hold tensors and plain containers only
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["batches"] = self.batches
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if not self._is_helper(name)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches = int(checkpoint["batches"])
+        helpers = {name: value for name, value in self.state_dict().items() if self._is_helper(name)}
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], **helpers}
+
+    def _is_helper(self, name: str) -> bool:
+        return name.startswith(self._helpers) if self._helpers else False

@@ -1,0 +1,63 @@
+"""Weight-free measures of a video against pictures whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from drivesim.eval.signals import brightness, colourfulness, flow_magnitude, measure, sharpness, temporal_difference
+
+
+def flat(value: int | tuple[int, int, int]) -> np.ndarray:
+    return np.full((32, 64, 3), value, np.uint8)
+
+
+def texture(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (17, 33), np.uint8)
+    return np.repeat(np.repeat(coarse, 4, 0), 4, 1)[:64, :128, None].repeat(3, 2)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_brightness_of_a_flat_picture_is_its_value(value: int) -> None:
+    assert brightness(flat(value)) == pytest.approx(value / 255, abs=1e-6)
+
+
+def test_a_flat_picture_is_neither_sharp_nor_colourful() -> None:
+    assert sharpness(flat(90)) == 0
+    assert colourfulness(flat(90)) == 0
+
+
+def test_blur_lowers_sharpness() -> None:
+    crisp = texture()
+    blurred = ((crisp.astype(int) + np.roll(crisp, 1, 0) + np.roll(crisp, 1, 1) + np.roll(crisp, -1, 0)) // 4).astype(np.uint8)
+    assert sharpness(blurred) < 0.8 * sharpness(crisp)
+
+
+def test_one_colour_has_only_the_shift_term() -> None:
+    red, green, blue = 200, 100, 50
+    expected = 0.3 * np.hypot(red - green, 0.5 * (red + green) - blue)
+    assert colourfulness(flat((red, green, blue))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_temporal_difference_counts_the_change() -> None:
+    assert temporal_difference(flat(10), flat(61)) == pytest.approx(51 / 255)
+    assert temporal_difference(flat(10), flat(10)) == 0
+
+
+def test_flow_of_a_shifted_texture_is_the_shift() -> None:
+    before = texture()
+    after = np.roll(before, 2, axis=1)
+    assert flow_magnitude(before, after) * before.shape[1] == pytest.approx(2, abs=0.5)
+    assert flow_magnitude(before, before) == pytest.approx(0, abs=1e-4)
+
+
+def test_measure_looks_at_an_iterator_once() -> None:
+    signals = measure(flat(value) for value in (0, 51, 255))
+    assert signals.brightness == pytest.approx([0, 0.2, 1], abs=1e-6)
+    assert len(signals.flow_magnitude) == len(signals.temporal_difference) == 2
+    assert signals.means()["brightness"] == pytest.approx(0.4, abs=1e-6)
+
+
+def test_no_frames_give_no_numbers() -> None:
+    assert np.isnan(measure([]).means()["brightness"])
