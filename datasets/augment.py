@@ -49,7 +49,7 @@ class View:
 
     def picture(self, frames: np.ndarray, to_height: int, to_width: int) -> np.ndarray:
         """uint8 (n, h, w, 3) -> uint8 (n, to_height, to_width, 3): cropped, resized (by area when it shrinks), recoloured, mirrored."""
-        left, top, right, bottom = self.rect(*frames.shape[1:3], to_height, to_width)
+        left, top, right, bottom = self.rect(frames.shape[1], frames.shape[2], to_height, to_width)
         frames = frames[:, top:bottom, left:right]
         if frames.shape[1:3] != (to_height, to_width):
             shrinks = frames.shape[1] >= to_height

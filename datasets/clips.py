@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from drivesim.io.check import row_faults
-from drivesim.io.records import labels_of, read_records
-from drivesim.io.schemas import DatasetError
+from drivesim.io.records import DatasetError, Fault, labels_of, read_records, row_faults
 from drivesim.io.video import VideoError, read_frames
 from drivesim.labels import LABELS, LabelTrack
 
@@ -45,6 +43,7 @@ class ClipDataset:
     def __init__(self, root: str | Path, split: str | None = None) -> None:
         records = read_records(root)
         self.root, self.split = Path(root), split
+        faults = row_faults(records)
         if split is not None:
             chosen = records.clips["split"].fillna("train") == split
             records = replace(records, clips=records.clips[chosen])
@@ -52,8 +51,9 @@ class ClipDataset:
         self.clip_ids = records.clip_ids
         self.frame_rates = records.clips["fps"].to_numpy(np.float64)
         self.lengths = records.clips["frames"].to_numpy(np.int64, na_value=0)
+        self._videos: dict[int, Path] = {}
         self.video_bytes: dict[int, int] = {}
-        self.faults = self._known_faults()
+        self.faults = self._known_faults(faults)
         """Clip position -> why the clip is left out from the start: a fault of its rows, or no video."""
         self._broken = torch.zeros(len(self.clip_ids), dtype=torch.bool).share_memory_()
         self._labels: dict[int, LabelTrack] = {}
@@ -89,7 +89,9 @@ class ClipDataset:
         return int(row["height"]), int(row["width"])
 
     def video(self, clip: int) -> Path:
-        return self.records.video_path(self.clip_ids[clip])
+        if clip not in self._videos:
+            self._videos[clip] = self.records.video_path(self.clip_ids[clip])
+        return self._videos[clip]
 
     def labels(self, clip: int) -> LabelTrack:
         """Labels of the whole clip at its own rate; kept after the first call."""
@@ -105,10 +107,10 @@ class ClipDataset:
         """
         return read_frames(self.video(clip), np.asarray(indices) / self.frame_rates[clip])
 
-    def _known_faults(self) -> dict[int, str]:
+    def _known_faults(self, found: Sequence[Fault]) -> dict[int, str]:
         position = {clip_id: clip for clip, clip_id in enumerate(self.clip_ids)}
         faults: dict[int, str] = {}
-        for fault in row_faults(self.records):
+        for fault in found:
             if fault.clip_id in position:
                 faults.setdefault(position[fault.clip_id], f"{fault.file}: {fault.reason}")
         for clip in set(position.values()) - set(faults):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from drivesim.errors import UsageError
 from drivesim.io.checkpoints import load_network
-from drivesim.io.schemas import DatasetError
+from drivesim.io.records import DatasetError
 
 from .augment import Augment
 from .clips import ClipDataset, EveryWindow, FrameReader, RandomWindows, Reader, served, table_of
@@ -36,14 +36,17 @@ log = logging.getLogger(__name__)
 
 
 class EpochSampler(DistributedSampler):
-    """Sample numbers epoch * samples + 0, 1, ...: no number comes twice in a training, whatever workers, ranks or restarts."""
+    """Sample numbers that go on counting: no number comes twice in a training, whatever workers, ranks or restarts.
 
-    def __init__(self, samples: int, ranks: int = 1, rank: int = 0) -> None:
+    taken: how many samples were taken before, over all ranks and restarts; None = epoch * samples.
+    """
+
+    def __init__(self, samples: int, ranks: int = 1, rank: int = 0, taken: Callable[[], int] | None = None) -> None:
         super().__init__(range(samples), num_replicas=ranks, rank=rank, shuffle=False)  # type: ignore[arg-type]
-        self.samples = samples
+        self.samples, self.taken = samples, taken
 
     def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self.samples
+        first = self.taken() if self.taken is not None else self.epoch * self.samples
         return iter(first + number for number in super().__iter__())
 
 
@@ -106,6 +109,7 @@ class ClipDataModule(L.LightningDataModule):
         self.splits = {"train": train_split, "val": val_split}
         self.latents, self.autoencoder, self.encoder = latents, autoencoder, encoder
         self.variants, self.encode_batch = tuple(variants or self._variants()), encode_batch
+        self._opened: dict[str, list[ClipDataset]] = {}
         self.served: list[Served] = []
         """After ``setup``: what each dataset gives to this stage's training, and which clips it leaves out and why."""
         self._check()
@@ -137,7 +141,7 @@ class ClipDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = EpochSampler(len(self.train_windows), ranks, rank)
+        sampler = EpochSampler(len(self.train_windows), ranks, rank, self._taken if self.trainer else None)
         return self._loader(self.train_windows, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader | list:
@@ -152,6 +156,11 @@ class ClipDataModule(L.LightningDataModule):
     def teardown(self, stage: str | None = None) -> None:
         if self.skipped:
             log.warning("%d broken clips were passed over: %s", len(self.skipped), ", ".join(self.skipped))
+
+    def _taken(self) -> int:
+        """Samples that training has taken so far: a run resumed in the middle of an epoch goes on with the next one."""
+        assert self.trainer is not None
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready * self.batch_size * self.trainer.world_size
 
     def _validation(self) -> EveryWindow:
         table: WindowTable = table_of(self.val_clips, self.spec)
@@ -176,7 +185,10 @@ class ClipDataModule(L.LightningDataModule):
         return self.encoder
 
     def _open(self, part: str) -> list[ClipDataset]:
-        return [ClipDataset(root, self.splits[part]) for root in self.roots]
+        """The datasets of one split, read once a process."""
+        if part not in self._opened:
+            self._opened[part] = [ClipDataset(root, self.splits[part]) for root in self.roots]
+        return self._opened[part]
 
     def _variants(self) -> list[str]:
         shifted = ["shift1", "shift2"] if self.augment.crop or self.augment.colour else []

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from drivesim.errors import UsageError
 from drivesim.io.atomic import replacing
-from drivesim.io.schemas import DatasetError
+from drivesim.io.records import DatasetError
 from drivesim.io.video import VideoError, iterate_frames
 from drivesim.shapes import as_floats
 
@@ -39,7 +39,7 @@ Encode = Callable[[Tensor], Tensor]
 class LatentCache:
     """Latents of clips below ``root``, for one encoder and one picture size.
 
-    variants: "plain", "mirror", or "shift1", "shift2", ...: crop, colour and perhaps mirror drawn once per clip and number from ``augment``.
+    variants: "plain", "mirror", or "shift1", "shift2", ...: crop, colour and perhaps mirror, drawn from ``augment`` by clip and number.
     ``encoder_hash`` must change whenever the same frames would give other latents.
 
     Raises:
@@ -47,7 +47,13 @@ class LatentCache:
     """
 
     def __init__(
-        self, root: str | Path, encoder_hash: str, height: int, width: int, variants: Sequence[str] = ("plain",), augment: Augment | None = None
+        self,
+        root: str | Path,
+        encoder_hash: str,
+        height: int,
+        width: int,
+        variants: Sequence[str] = ("plain",),
+        augment: Augment | None = None,
     ) -> None:
         self.root = Path(root) / f"{encoder_hash[:16]}-{height}x{width}"
         self.height, self.width, self.variants = height, width, tuple(variants)

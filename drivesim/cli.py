@@ -63,13 +63,14 @@ def rollout(
     seed: Annotated[int | None, flag("0", "Same seed, same video.")] = None,
     checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
     device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier rollout in --out.")] = False,
     words: Words = None,
 ) -> int:
     """Make a labelled driving video."""
     from drivesim.commands.rollout import run
 
     flags = dict(minutes=minutes, out=out, time_of_day=time_of_day, crowdedness=crowdedness, boxes=boxes, start=start, fps=fps)
-    return run({**flags, "seed": seed, "checkpoint": checkpoint, "device": device}, words or [])
+    return run({**flags, "seed": seed, "checkpoint": checkpoint, "device": device, "overwrite": overwrite or None}, words or [])
 
 
 @app.command()
@@ -106,24 +107,26 @@ def videos(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of videos.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     labels: Annotated[Path | None, flag("none", "CSV or Parquet table of labels.")] = None,
+    boxes: Annotated[Path | None, flag("none", "CSV or Parquet table of boxes.")] = None,
     words: Words = None,
 ) -> int:
     """Any videos: long ones are cut at scene changes and into clips."""
     from drivesim.commands.data import run
 
-    return run("import_videos", dict(source=source, out=out, labels=labels), words or [])
+    return run("import_videos", dict(source=source, out=out, labels=labels, boxes=boxes), words or [])
 
 
 @data.command()
 def check(
     dataset: Clips,
     quarantine: Annotated[bool, typer.Option("--quarantine", help="Move bad clips aside into DATASET/quarantine.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every frame, not only the container.")] = False,
     words: Words = None,
 ) -> int:
     """List every fault; exit code 1 when there is one."""
     from drivesim.commands.data import run
 
-    return run("check", dict(dataset=dataset, quarantine=quarantine), words or [])
+    return run("check", dict(dataset=dataset, set_aside=quarantine, deep=deep), words or [])
 
 
 @data.command()
@@ -171,6 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(error: BaseException) -> int:
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         error = error.__cause__  # what a constructor said, not that Hydra called it
+    if isinstance(error.__cause__, KeyboardInterrupt):
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        return INTERRUPTED
     message = _usage_message(error)
     if message is not None:
         if message:

@@ -142,7 +142,7 @@ def _area(xyxy: np.ndarray) -> np.ndarray:
 
 
 def count_vehicles(boxes: Boxes, frames: int) -> np.ndarray:
-    """Crowdedness: float32 (frames,), vehicles at least MIN_VEHICLE_HEIGHT of the frame high. Hidden boxes (``ignore``) still count if tall."""
+    """Crowdedness: float32 (frames,), vehicles at least MIN_VEHICLE_HEIGHT of the frame high. Hidden ones count if tall."""
     counted = (boxes.category < len(VEHICLES)) & (boxes.xyxy[:, 3] - boxes.xyxy[:, 1] >= MIN_VEHICLE_HEIGHT)
     return np.bincount(boxes.frame[counted], minlength=frames)[:frames].astype(np.float32)
 
@@ -191,7 +191,7 @@ class LabelTrack:
         return replace(self, values=values, boxes=self.boxes.mirrored())
 
     def arrays(self, max_boxes: int = 32) -> dict[str, np.ndarray]:
-        """What networks are told: every scalar label float32 (T,), ``fps`` float32 (T,), ``boxes`` (T, max_boxes, 6), ``boxes_known`` (T,)."""
+        """What networks are told: every scalar label and ``fps`` float32 (T,), ``boxes`` (T, max_boxes, 6), ``boxes_known`` (T,)."""
         boxes = self.boxes.padded(len(self), max_boxes)
         return {**self.values, "fps": np.full(len(self), self.fps, np.float32), "boxes": boxes, "boxes_known": self.boxes_known}
 

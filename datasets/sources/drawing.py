@@ -1,4 +1,4 @@
-"""Draws the toy road world: sky, hills, ground, lane lines, roadside, road users, lights. numpy per pixel for the ground, OpenCV for shapes.
+"""Draws the toy road world: sky, hills, ground, lane lines, roadside, road users, lights; numpy for the ground, OpenCV for shapes.
 
 Pictures are drawn at twice the size and area-averaged. This file knows the geometry of ``road``; it does not know files or labels.
 """
@@ -42,7 +42,7 @@ class Painter:
 
     def frame(self, index: int) -> np.ndarray:
         """uint8 (height, width, 3) RGB."""
-        canvas = np.empty((self.camera.height, self.camera.width, 3), np.uint8)
+        canvas: np.ndarray = np.empty((self.camera.height, self.camera.width, 3), np.uint8)
         top = self.camera.height - len(self._z)
         canvas[:top] = self._background(index, top)
         canvas[top:] = self._ground(index)
@@ -190,7 +190,7 @@ def _line(canvas: np.ndarray, start: tuple[float, float], end: tuple[float, floa
 
 def _body(canvas: np.ndarray, glow: np.ndarray, faces: list[tuple], paint: tuple[int, int, int], light: float) -> None:
     """A box in perspective, back face over the hull, with a shadow, a window and wheels."""
-    far, near = faces
+    near = faces[1]
     corners = np.array([(face[i], face[j]) for face in faces for i in (0, 2) for j in (1, 3)])
     hull = cv2.convexHull(np.clip(np.round(corners), -4096, 8192).astype(np.int32))
     cv2.fillConvexPoly(canvas, hull, _tint(paint, 0.62 * light))

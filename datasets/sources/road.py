@@ -79,7 +79,7 @@ class Road:
 
 @dataclass(frozen=True)
 class Actor:
-    """One road user over T frames: distance z of its near face, x in road coordinates, and its track number (a new one when it comes again)."""
+    """One road user over T frames: distance z of its near face, x in road coordinates, and its track number (new when it comes again)."""
 
     category: str
     paint: tuple[int, int, int]

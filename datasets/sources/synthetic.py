@@ -92,7 +92,8 @@ def _label_rows(world: World, clip_id: str, height: int, width: int) -> tuple[pd
 
 def _camera(height: int, width: int) -> str:
     camera = Camera(height, width)
-    return json.dumps({"model": "pinhole", "fx": camera.focal, "fy": camera.focal, "cx": camera.centre, "cy": camera.horizon, "height_m": camera.eye})
+    pinhole = {"fx": camera.focal, "fy": camera.focal, "cx": camera.centre, "cy": camera.horizon, "height_m": camera.eye}
+    return json.dumps({"model": "pinhole", **pinhole})
 
 
 def _check(clips: int, seconds: float, fps: float, height: int, width: int) -> None:

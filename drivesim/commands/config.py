@@ -94,7 +94,9 @@ def explain(error: Exception, name: str) -> UsageError:
     message = str(error)
     unknown = re.search(r"Could not override '([^']+)'", message)
     if unknown:
-        return UsageError(f"unknown key {unknown[1]}{nearest(unknown[1], keys(name))}")
+        known = keys(name)
+        passed = f"{unknown[1].rpartition('.')[0]}._target_" in known
+        return UsageError(f"unknown key {unknown[1]}{nearest(unknown[1], known)}{f' (+{unknown[1]}=... adds it all the same)' * passed}")
     return UsageError(" ".join(line.strip() for line in message.splitlines()[:2]))
 
 

@@ -20,9 +20,20 @@ def run(command: str, flags: Mapping[str, Any], words: Sequence[str]) -> int:
         command: ``NAME`` of ``configs/command/data_NAME.yaml``. flags: set first, None = the default. words: ``key=value`` overrides.
     """
     result = call(f"command/data_{command}", flags, words)
+    if command == "check":
+        return _report(result)
     for line in lines(result):
         print(line)
     return 0
+
+
+def _report(result: Mapping[str, Any]) -> int:
+    """Every fault on a line of its own; 1 when faults are left."""
+    for fault in result["found"].values():
+        print(fault)
+    aside = f", {len(result['set_aside'])} clips set aside" if result["set_aside"] else ""
+    print(f"{result['dataset']}: {result['faults'] or 'no'} fault{'s' * (result['faults'] != 1)}{aside}")
+    return 1 if result["left"] else 0
 
 
 def lines(result: Any, indent: str = "") -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from drivesim.errors import UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint
 from drivesim.labels import LABELS, Scenario
 from drivesim.simulation.inputs import read_boxes, read_start
+from drivesim.simulation.recorder import Progress, Recording, check_folder, record
 from drivesim.simulation.scenarios import TrackBank, sample_scenario
-from drivesim.simulation.simulator import RolloutSettings, Simulator, Step, pick_device
+from drivesim.simulation.simulator import RolloutSettings, Simulator, pick_device
 
 __all__ = ["next_folder", "run", "scenario_of"]
 
@@ -36,19 +37,18 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
     """
     config = compose("rollout", [*(as_override(name, value) for name, value in flags.items() if value is not None), *words])
     duration_s = _duration(config.minutes)
+    for name, label in LABELS.items():
+        label.encode(config[name])
+    out = check_folder(config.out or next_folder(Path("rollouts")), config.overwrite)
     device = pick_device(str(config.device))
-    labels = {name: config[name] for name in LABELS}
-    for name, value in labels.items():
-        LABELS[name].encode(value)
     checkpoint = load_checkpoint(str(config.checkpoint))
-    settings = _settings(config, checkpoint)
-    scenario = scenario_of(config, checkpoint, duration_s, settings.fps)
-    simulator = Simulator(checkpoint, settings, device)
-    plan = simulator.plan(scenario)
+    simulator = Simulator(checkpoint, _settings(config, checkpoint), device)
+    scenario = scenario_of(config, checkpoint, duration_s, simulator.settings.fps)
     start = None if config.start is None else read_start(config.start, simulator.height, simulator.width, simulator.keyframe_fps)
-    out = Path(config.out) if config.out else next_folder(Path("rollouts"))
-    steps = _watched(simulator.run(scenario, start), plan.frames)
-    raise NotImplementedError(steps, out)
+    with tqdm(total=simulator.plan(scenario).frames, unit="frame", disable=None, dynamic_ncols=True) as bar:
+        made = record(simulator, scenario, out, start=start, overwrite=config.overwrite, progress=lambda now: _show(bar, now))
+    print(_summary(made, checkpoint))
+    return 0
 
 
 def scenario_of(config: DictConfig, checkpoint: Checkpoint, duration_s: float, fps: float) -> Scenario:
@@ -82,17 +82,21 @@ def _duration(minutes: Any) -> float:
 def _settings(config: DictConfig, checkpoint: Checkpoint) -> RolloutSettings:
     wishes = OmegaConf.to_container(config.rollout)
     assert isinstance(wishes, dict)
-    return RolloutSettings.of(checkpoint.settings.get("rollout", {}), fps=config.fps, **{str(name): value for name, value in wishes.items()})
+    return RolloutSettings.of(checkpoint.settings.get("rollout", {}), **{"fps": config.fps, **wishes})
 
 
-def _watched(steps: Iterator[Step], frames: int) -> Iterator[Step]:
-    """The same steps, with a bar that shows rate and time left where there is a screen to show it."""
-    with tqdm(total=frames, unit="frame", disable=None, dynamic_ncols=True) as bar:
-        for step in steps:
-            yield step
-            bar.update(len(step.frames))
+def _show(bar: tqdm, now: Progress) -> None:
+    bar.update(now.frames - bar.n)
+    bar.set_postfix_str(f"{now.video_s:.0f} s of video")
 
 
-def _next_commands(out: Path) -> str:
-    folder = shlex.quote(str(out))
-    return f"check it:   drivesim data check {folder}\nexport it:  drivesim data export coco {folder} --out {shlex.quote(str(out) + '-coco')}"
+def _summary(made: Recording, checkpoint: Checkpoint) -> str:
+    """What was made, where it is, and what to do with it next."""
+    folder, coco = shlex.quote(str(made.folder)), shlex.quote(f"{made.folder}-coco")
+    seconds = made.frames / made.fps
+    return "\n".join([
+        f"{seconds:.1f} s of video in {made.elapsed_s:.1f} s, by {checkpoint.settings.get('preset', checkpoint.folder)}: {made.video}",
+        f"look at it:  {made.folder / 'preview.png'}, {made.folder / 'preview.mp4'}",
+        f"check it:    drivesim data check {folder}",
+        f"export it:   drivesim data export coco {folder} --out {coco}",
+    ])  # fmt: skip

@@ -6,20 +6,32 @@ under ``out``. This file does not know what a stage is: it instantiates the conf
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import hydra
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from drivesim.commands.config import CONFIG_ERRORS, CONFIG_MODULE, check_words, compose, explain
-from drivesim.errors import UsageError
+from drivesim.errors import DrivesimError, UsageError
+from drivesim.io.records import read_records
+from drivesim.simulation.track_bank import build_bank
+from drivesim.training.run import train
 
 __all__ = ["run"]
 
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+
+# Lightning says these on every run of ours, and none of them asks for anything to be done.
+NOISE = (".*exists and is not empty", ".*treespec, LeafSpec.*", r".*module\(s\) in eval mode.*", ".*does not have many workers.*")
 
 
 def run(words: Sequence[str], multirun: bool, show: bool) -> None:
@@ -71,4 +83,21 @@ def _arguments(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _train(config: DictConfig) -> None:
-    raise NotImplementedError
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # no advertising, no list of absent devices
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    if OmegaConf.is_missing(config, "data"):
+        raise UsageError("say which clips to train on: data=FOLDER or data=[FOLDER, ...]")
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    parts = {name: instantiate(config[name], _convert_="all") for name in ("module", "datamodule", "trainer", "callbacks", "loggers")}
+    folder = train(**parts, max_minutes=config.max_minutes)
+    if rank_zero_only.rank == 0 and not (folder / "tracks.parquet").exists():
+        _write_bank(folder, [config.data] if isinstance(config.data, str) else list(config.data))
+
+
+def _write_bank(folder: Path, roots: Sequence[str]) -> None:
+    """The traffic of the training clips, from which rollouts sample theirs."""
+    try:
+        build_bank([read_records(root) for root in roots]).save(folder / "tracks.parquet")
+    except DrivesimError as error:
+        print(f"no track bank written ({error}): rollouts from {folder} need --boxes for boxes to be known")

@@ -45,9 +45,8 @@ def check_records(root: str | Path, deep: bool = False) -> list[Fault]:
         return faults
     records = read_records(root)
     faults = row_faults(records)
-    unsafe = {fault.row for fault in faults if fault.file == "clips.parquet"}
-    for row, clip_id in enumerate(records.clip_ids):
-        if row not in unsafe:
+    for clip_id in dict.fromkeys(records.clips["clip_id"].dropna()):
+        if not _leaves(records, records.clip(clip_id)["video"]):
             faults += video_faults(records, clip_id, deep)
     return faults
 
@@ -170,8 +169,7 @@ def _clip_faults(records: DatasetRecords) -> Iterator[Fault]:
         yield from _marked(file, clips, ~(clips[name] > 0), f"{name} must be above 0; correct the row", name)
     wrong = ~((clips["duration_s"] - clips["frames"] / clips["fps"]).abs() <= 1.5 / clips["fps"]) & (clips["fps"] > 0)
     yield from _marked(file, clips, wrong, "duration_s must be frames / fps; correct the row", "duration_s")
-    root = records.root.resolve()
-    leaving = pd.Series([not (root / str(name)).resolve().is_relative_to(root) for name in clips["video"]], clips.index, bool)
+    leaving = pd.Series([_leaves(records, name) for name in clips["video"]], clips.index, bool)
     yield from _marked(file, clips, leaving, "the video path leaves the dataset's folder; copy the video into videos/", "video")
     yield from _label_faults(file, clips, ("time_of_day", "crowdedness"))
 
@@ -208,11 +206,15 @@ def _place_faults(file: str, rows: pd.DataFrame, records: DatasetRecords) -> Ite
     clips = records.clips.drop_duplicates("clip_id").set_index("clip_id")
     yield from _marked(file, rows, ~rows["clip_id"].isin(clips.index), "names a clip that clips.parquet lacks; remove the row")
     known = rows[rows["clip_id"].isin(clips.index)]
-    count, fps = known["clip_id"].map(clips["frames"]), known["clip_id"].map(clips["fps"])
+    count, fps = (known["clip_id"].map(clips[name]).astype(np.float64) for name in ("frames", "fps"))  # an empty map has no numbers
     beyond = ~((known["frame"] >= 0) & (known["frame"] < count))
     yield from _marked(file, known, beyond, "frame lies outside the clip; remove the row", "frame")
     late = ~((known["timestamp_s"] - known["frame"] / fps).abs() <= 0.5 / fps) & (fps > 0) & ~beyond
     yield from _marked(file, known, late, "timestamp_s is not within half a frame of frame / fps; correct it", "timestamp_s")
+
+
+def _leaves(records: DatasetRecords, video: object) -> bool:
+    return not (records.root / str(video)).resolve().is_relative_to(records.root.resolve())
 
 
 def _label_faults(file: str, rows: pd.DataFrame, names: Iterable[str]) -> Iterator[Fault]:

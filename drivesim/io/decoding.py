@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -123,6 +124,8 @@ def read_frames(
         VideoError: unreadable, truncated or damaged video, or no frame within the tolerance of a time.
     """
     with _opened(path) as source:
+        if source.stream.height * source.stream.width <= 256 * 512:
+            source.stream.codec_context.thread_count = 1  # starting threads costs more than they save, and workers have none to spare
         ticks = _wanted_ticks(source, timestamps_s, indices)
         slack = source.interval / 2 if tolerance is None else tolerance / float(source.time_base)
         convert = _Converter(source, size)
@@ -167,10 +170,22 @@ def _packets(source: _Source) -> int:
 
 
 def _all_frames(source: _Source) -> Iterator[VideoFrame]:
-    """Decode from the first frame to the last; several threads, since nothing is skipped."""
+    """Decode from the first frame to the last; several threads, since nothing is skipped. A file cut short ends with an error."""
     source.stream.thread_type = "AUTO"
-    for number, frame in enumerate(source.container.decode(source.stream)):
-        yield _sound(source, frame, number)
+    promised = len(_index(source)) or source.stream.frames
+    held = number = 0
+    for packet in source.container.demux(source.stream):
+        held += packet.size > 0
+        for frame in packet.decode():
+            yield _sound(source, frame, number)
+            number += 1
+    if held < promised:
+        raise VideoError(f"{source.path}: truncated after {held} of {promised} frames; copy or render the video again")
+
+
+def _index(source: _Source) -> Sequence[Any]:
+    """The container's own list of frames (MP4) or keyframes; older PyAV does not tell it."""
+    return getattr(source.stream, "index_entries", ())
 
 
 def _sound(source: _Source, frame: VideoFrame, number: int | None = None) -> VideoFrame:
@@ -230,8 +245,7 @@ def _tick(frame: VideoFrame) -> int:
 
 def _runs(source: _Source, ticks: list[float]) -> Iterator[list[float]]:
     """Cut the wanted ticks where a keyframe lies well between two of them: skipping to it is cheaper than decoding up to it."""
-    entries = getattr(source.stream, "index_entries", ()) if len(ticks) > 1 else ()  # PyAV has told them since version 17
-    keys = [entry.timestamp for entry in entries if entry.is_keyframe]
+    keys = [entry.timestamp for entry in _index(source) if entry.is_keyframe] if len(ticks) > 1 else []
     margin = 4 * source.interval  # the index counts decoding time, which runs ahead of showing time by the depth of reordering
     run: list[float] = []
     for tick in ticks:

@@ -6,6 +6,7 @@ was never finished. This file does not know where labels come from.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -120,7 +121,8 @@ class RecordsWriter:
         try:
             for table in self._tables.values():
                 table.close()
-            write_table(self.root / "clips.parquet", "clips", pd.DataFrame(self._clips, columns=self._clip_columns()))
+            clips = self.root / "clips.parquet"
+            write_table(clips, as_arrow(pd.DataFrame(self._clips, columns=self._clip_columns()), "clips", clips))
             for table in self._tables.values():
                 publish(table.part, table.path)
             frames = sum(int(row["frames"]) for row in self._clips)
@@ -133,7 +135,8 @@ class RecordsWriter:
     def discard(self) -> None:
         """Give up: remove the parts."""
         for table in self._tables.values():
-            table.writer.close()
+            with suppress(OSError):  # a full disk refuses the footer; the part goes anyway
+                table.writer.close()
             table.part.unlink(missing_ok=True)
 
     def _clip_columns(self) -> list[str]:
@@ -143,7 +146,8 @@ class RecordsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
             self.discard()

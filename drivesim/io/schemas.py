@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drivesim.errors import DrivesimError
+from drivesim.labels import LABELS
 
 from .atomic import replacing
 
@@ -35,8 +36,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "frames": pa.schema(
         [
             ("clip_id", pa.large_string()), ("frame", pa.int64()), ("timestamp_s", pa.float64()), ("boxes_known", pa.bool_()),
-            ("time_of_day", pa.large_string()), ("crowdedness", pa.float32()), ("weather", pa.large_string()),
-            ("ego_speed_mps", pa.float32()), ("ego_yaw_rate_radps", pa.float32()), ("ego_pose", pa.list_(pa.float64())),
+            *((name, pa.large_string() if label.values else pa.float32()) for name, label in LABELS.items()),
+            ("weather", pa.large_string()), ("ego_pose", pa.list_(pa.float64())),
         ]
     ),
     "boxes": pa.schema(
@@ -75,15 +76,14 @@ def read_table(path: Path, kind: str) -> pd.DataFrame:
     return as_frame(_cast(table, kind, path))
 
 
-def write_table(path: Path, kind: str, rows: pd.DataFrame) -> None:
-    """Write one table atomically; unlisted columns keep the type that Arrow gives them."""
-    table = as_arrow(rows, kind, path)
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write one table atomically."""
     with replacing(path) as part:
         pq.write_table(table, part, compression="zstd")
 
 
 def as_arrow(rows: pd.DataFrame, kind: str, path: Path) -> pa.Table:
-    """pandas -> Arrow with the schema's types; NaN becomes null.
+    """pandas -> Arrow with the schema's types, for the file ``path``; NaN becomes null, unlisted columns keep the type Arrow gives them.
 
     Raises:
         DatasetError: a required column is missing, or a value does not fit its column's type.
@@ -109,7 +109,7 @@ def empty_table(kind: str) -> pd.DataFrame:
 
 
 def _column(rows: pd.DataFrame, field: pa.Field, path: Path) -> pa.Array:
-    if field.name not in rows.columns:
+    if field.name not in rows.columns or rows[field.name].isna().all():  # an all-NaN column of floats would become text chunks
         return pa.nulls(len(rows), field.type)
     try:
         return pa.Array.from_pandas(rows[field.name], type=field.type)

@@ -20,7 +20,7 @@ import pandas as pd
 from drivesim.labels import CATEGORIES
 
 from .atomic import write_json
-from .schemas import DatasetError, empty_table, read_table, write_table
+from .schemas import DatasetError, as_arrow, empty_table, read_table, write_table
 
 __all__ = ["FORMAT", "VERSION", "DatasetRecords", "header", "read_header", "read_records", "write_records"]
 
@@ -131,14 +131,18 @@ def write_records(root: str | Path, records: DatasetRecords) -> DatasetRecords:
 
     Returns:
         The records as they now stand at ``root``.
+
+    Raises:
+        DatasetError: a required column is missing, or a value does not fit its column.
     """
     root = Path(root)
-    write_table(root / "clips.parquet", "clips", records.clips)
-    write_table(root / "boxes.parquet", "boxes", records.boxes)
-    if records.frames is not None:
-        write_table(root / "frames.parquet", "frames", records.frames)
-    else:
-        (root / "frames.parquet").unlink(missing_ok=True)
+    rows = {"clips": records.clips, "boxes": records.boxes, "frames": records.frames}
+    paths = {kind: root / f"{kind}.parquet" for kind in rows}
+    tables = {paths[kind]: as_arrow(table, kind, paths[kind]) for kind, table in rows.items() if table is not None}
+    for path, table in tables.items():  # all were converted before the first is written: a value that does not fit changes nothing
+        write_table(path, table)
+    if records.frames is None:
+        paths["frames"].unlink(missing_ok=True)
     frames = int(records.clips["frames"].sum())
     top = {**header(""), **records.header, "clips": len(records.clips), "frames": frames, "boxes": len(records.boxes)}
     write_json(root / "dataset.json", top)

@@ -79,7 +79,15 @@ class Norm(nn.GroupNorm):
         super().__init__(math.gcd(math.gcd(32, channels), max(channels // 4, 1)), channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nnf.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+        values = x.float()
+        if torch.is_grad_enabled() and not values.requires_grad:
+            # Behind frozen layers only weight and bias learn. The CPU's channels-last gradient of group_norm then writes the missing
+            # gradient of its input and crashes (torch 2.13), so the affine part stands apart.
+            plain = nnf.group_norm(values, self.num_groups, eps=self.eps)
+            normed = torch.addcmul(self.bias[:, None, None], plain, self.weight[:, None, None])
+        else:
+            normed = nnf.group_norm(values, self.num_groups, self.weight, self.bias, self.eps)
+        return channels_last(normed.to(x.dtype))
 
 
 class ResBlock(nn.Module):

@@ -109,8 +109,8 @@ def raster_boxes(boxes: Tensor, boxes_known: Tensor, height: int, width: int) ->
         track_id times the golden angle, so that neighbouring instances differ (2); 1 where boxes are known (1).
     """
     real = (boxes[..., 0] >= 0) & boxes_known[:, None].bool()
+    boxes = boxes.float().masked_fill(~real[..., None], 0.0)  # a box without size covers nothing
     cover = _overlap(boxes[..., 1], boxes[..., 3], width)[:, :, None, :] * _overlap(boxes[..., 2], boxes[..., 4], height)[:, :, :, None]
-    cover = cover * real[..., None, None]
     given = boxes_known.float()[:, None, None, None].expand(-1, 1, height, width)
     return torch.cat([_coverage(cover, boxes[..., 0]), _front_box(cover, boxes), given], dim=1)
 

@@ -111,8 +111,8 @@ class _Run:
         if self.mirrored:
             x1, x2 = 1 - x2, 1 - x1
         dx, dy = self.shift
-        moved = np.stack([_moved(x1, self.scale, dx), _moved(y1, self.scale, dy), _moved(x2, self.scale, dx), _moved(y2, self.scale, dy)], 1)
-        return replace(trace, xyxy=moved.astype(np.float32))
+        moved = [_moved(values, self.scale, shift) for values, shift in ((x1, dx), (y1, dy), (x2, dx), (y2, dy))]
+        return replace(trace, xyxy=np.stack(moved, axis=1).astype(np.float32))
 
 
 def _moved(x: np.ndarray, scale: float, shift: float) -> np.ndarray:

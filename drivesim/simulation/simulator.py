@@ -25,7 +25,9 @@ from drivesim.diffusion.samplers import SAMPLERS
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import Checkpoint
 from drivesim.labels import LabelTrack, Scenario
-from drivesim.models.video_unet import FrameByFrame
+from drivesim.models.autoencoder import Autoencoder, IdentityAutoencoder
+from drivesim.models.unet import ImageNetwork
+from drivesim.models.video_unet import FrameByFrame, VideoUNet
 from drivesim.recipes import build
 from drivesim.shapes import as_bytes, as_floats
 from drivesim.simulation.fill import Context, Filler, PassSettings
@@ -139,14 +141,18 @@ class Simulator:
         self.height, self.width = int(model["height"]), int(model["width"])
         self.keyframe_fps = float(model["keyframe_fps"])
         self.schedule = build(model["schedule"])
-        self.autoencoder = self._ready(checkpoint.network("autoencoder"))
-        self.image = self._ready(FrameByFrame(checkpoint.network("image")))
-        self.prediction = self._ready(checkpoint.network("prediction"))
-        self.interpolation = self._ready(checkpoint.network("interpolation")) if settings.fps > self.keyframe_fps else None
+        self.autoencoder: Autoencoder | IdentityAutoencoder = self._network("autoencoder", Autoencoder, IdentityAutoencoder)
+        self.image = FrameByFrame(self._network("image", ImageNetwork))
+        self.prediction: VideoUNet = self._network("prediction", VideoUNet)
+        self.interpolation: VideoUNet | None = self._network("interpolation", VideoUNet) if settings.fps > self.keyframe_fps else None
         size = self.autoencoder.downsample
-        self.latent_shape = (int(self.autoencoder.latent_channels), self.height // size, self.width // size)
+        self.latent_shape = (self.autoencoder.latent_channels, self.height // size, self.width // size)
 
-    def _ready(self, network: nn.Module) -> nn.Module:
+    def _network(self, name: str, *kinds: type[nn.Module]) -> Any:
+        network = self.checkpoint.network(name)
+        if not isinstance(network, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise DrivesimError(f"{self.checkpoint.folder / name}: holds a {type(network).__name__}, not a {wanted}; export it again")
         return network.to(self.device).eval().requires_grad_(False)
 
     def plan(self, scenario: Scenario, given: int = 1) -> RolloutPlan:
@@ -155,7 +161,7 @@ class Simulator:
         Raises:
             UsageError: the frame rate is no rung of the ladder, or the duration holds no frame.
         """
-        return plan_rollout(scenario.duration_s, self.settings.fps, self.keyframe_fps, int(self.prediction.frames), given)
+        return plan_rollout(scenario.duration_s, self.settings.fps, self.keyframe_fps, self.prediction.frames, given)
 
     def run(self, scenario: Scenario, start: np.ndarray | None = None) -> Iterator[Step]:
         """Drive.
@@ -167,9 +173,14 @@ class Simulator:
         Yields: every frame once, in order, as soon as it is complete.
 
         Raises:
+            UsageError: a negative seed, or a start of another size (at the call, before any work).
             DrivesimError: a sample or a decoded frame is not finite.
         """
+        if scenario.seed < 0:
+            raise UsageError(f"seed must be a whole number from 0, not {scenario.seed}")
         shots = None if start is None else start.reshape(-1, *start.shape[-3:])
+        if shots is not None and (shots.dtype != np.uint8 or len(shots) > 2 or shots.shape[1:] != (self.height, self.width, 3)):
+            raise UsageError(f"a start must be one or two uint8 frames of {self.height}x{self.width}x3, not {shots.dtype} {shots.shape}")
         plan = self.plan(scenario, 1 if shots is None else len(shots))
         return _Run(self, scenario, plan).steps(shots)
 
@@ -264,7 +275,7 @@ class _Run:
 
     def _decoded(self, pieces: Iterator[Tensor]) -> Iterator[tuple[Chunk, np.ndarray]]:
         """Frames in chunks at absolute positions, as soon as the latents that a chunk looks at exist."""
-        overlap = int(self.simulator.autoencoder.receptive_frames)
+        overlap = self.simulator.autoencoder.receptive_frames
         kept, offset = next(pieces), 0  # latents offset .. offset + len(kept) - 1
         for chunk in decode_chunks(self.plan.frames, self.settings.decode_frames, overlap):
             while offset + len(kept) < chunk.last_in:

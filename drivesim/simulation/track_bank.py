@@ -146,7 +146,7 @@ def build_bank(records: DatasetRecords | Sequence[DatasetRecords], split: str | 
     drives = []
     for source in [records] if isinstance(records, DatasetRecords) else records:
         clips = source.clips if split is None or "split" not in source.clips else source.clips[source.clips["split"] == split]
-        tracks = ((str(clip_id), labels_of(source, str(clip_id))) for clip_id in clips["clip_id"])
+        tracks = ((f"{source.root.name}/{clip_id}", labels_of(source, str(clip_id))) for clip_id in clips["clip_id"])
         drives += [drive_of(clip_id, track) for clip_id, track in tracks if len(track) >= 2 * track.fps and track.boxes_known.all()]
     if not drives:
         raise DrivesimError("no clip with known boxes to build a track bank from; import clips with boxes, or choose another split")

@@ -48,21 +48,22 @@ class AutoencoderModule(StageModule):
         trained: "all" (stage 1) or "decoder" (stage 5: the encoder stays as the diffusion networks know it).
         perceptual: distance of folded frames, or None.
         critic: PatchDiscriminator2d (sees frames), PatchDiscriminator3d (sees clips), or None.
-        perceptual_weight, kl_weight, adversarial_weight: beside the L1 distance, whose weight is 1; all are means over elements.
+        perceptual_weight, squared_weight, kl_weight, adversarial_weight: of the perceptual distance, the squared error, the KL divergence
+            and the critic, beside the L1 distance, whose weight is 1; all are means over elements.
         adversarial_from: step at which the critic comes in.
         critic_scale: the critic's learning rate in units of the autoencoder's.
     """
 
     def __init__(
         self, autoencoder: nn.Module, optimization: Optimization, ema_decay: float = 0.999, seed: int = 0, trained: str = "all",
-        perceptual: nn.Module | None = None, critic: nn.Module | None = None, perceptual_weight: float = 0.25, kl_weight: float = 1e-5,
-        adversarial_weight: float = 0.05, adversarial_from: int = 0, critic_scale: float = 1.0,
+        perceptual: nn.Module | None = None, critic: nn.Module | None = None, perceptual_weight: float = 0.1, squared_weight: float = 2.0,
+        kl_weight: float = 1e-5, adversarial_weight: float = 0.05, adversarial_from: int = 0, critic_scale: float = 1.0,
     ) -> None:  # fmt: skip
         if trained not in ("all", "decoder"):
             raise ValueError(f"trained must be all or decoder, not {trained!r}")
         super().__init__(autoencoder, optimization, ema_decay, seed, helpers=("perceptual",))
         self.trained, self.perceptual, self.critic = trained, perceptual, critic
-        self.perceptual_weight = perceptual_weight if perceptual is not None else 0.0
+        self.perceptual_weight, self.squared_weight = perceptual_weight, squared_weight
         self.kl_weight, self.adversarial_weight, self.adversarial_from = kl_weight, adversarial_weight, adversarial_from
         self.critic_scale = critic_scale
 
@@ -88,9 +89,9 @@ class AutoencoderModule(StageModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         frames = as_floats(batch["frames"])
         made, kl = self._reconstruct(frames, self.draws("train", self.batches))
-        l1, perceptual = self._distances(made, frames)
-        loss = l1 + self.perceptual_weight * perceptual + self.kl_weight * kl
-        self.log_dict({"train/l1": l1, "train/perceptual": perceptual, "train/kl": kl})
+        distances = self._distances(made, frames)
+        loss = sum(distances.values(), start=self.kl_weight * kl)
+        self.log_dict({"train/kl": kl, **{f"train/{name}": value for name, value in distances.items()}})
         if self.critic is not None and self.global_step >= self.adversarial_from:
             loss = loss + self._adversarial(made, frames)
         self.log("train/loss", loss, prog_bar=True)
@@ -112,12 +113,12 @@ class AutoencoderModule(StageModule):
         kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
         return _decoded(network, mean + (0.5 * log_variance).exp() * noise, frames.shape[1]), kl
 
-    def _distances(self, made: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """L1 and perceptual distance, both scalar and in float32."""
-        l1 = F.l1_loss(made, frames)
-        if self.perceptual is None or self.perceptual_weight == 0:
-            return l1, l1.new_zeros(())
-        return l1, self.perceptual(fold_time(made), fold_time(frames)).float()
+    def _distances(self, made: Tensor, frames: Tensor) -> dict[str, Tensor]:
+        """Weighted distances of clips (b, t, 3, H, W) by name; scalars in float32."""
+        terms = {"l1": F.l1_loss(made, frames), "squared": self.squared_weight * F.mse_loss(made, frames)}
+        if self.perceptual is not None and self.perceptual_weight > 0:
+            terms["perceptual"] = self.perceptual_weight * self.perceptual(fold_time(made), fold_time(frames)).float()
+        return terms
 
     def _adversarial(self, made: Tensor, frames: Tensor) -> Tensor:
         """The autoencoder's wish to please plus the critic's hinge loss (Lim and Ye 2017); gradients of either stay on its own side."""
@@ -147,10 +148,10 @@ class AutoencoderModule(StageModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         frames = as_floats(batch["frames"])
         made = self.reconstruction(frames)
-        l1, perceptual = self._distances(made, frames)
+        loss = sum(self._distances(made, frames).values(), start=made.new_zeros(()))
         error = (made.clamp(-1, 1) - frames).square().mean((2, 3, 4)).clamp_min(1e-10)
         psnr = (10 * torch.log10(4.0 / error)).mean()
-        values = {"val/loss": l1 + self.perceptual_weight * perceptual, "val/psnr": psnr}
+        values = {"val/loss": self.finite(loss, "validation loss"), "val/psnr": psnr}
         self.log_dict(values, prog_bar=True, batch_size=len(frames), sync_dist=True)
 
     @torch.no_grad()

@@ -154,7 +154,7 @@ class DiffusionModule(StageModule):
         """The same draws at every validation, so that losses can be compared."""
         latents = self.latents(batch)
         losses, sigmas = self.objective(self.average, latents, batch["labels"], self.draws("validation", batch_idx))
-        self.log("val/loss", losses.mean(), prog_bar=True, batch_size=len(losses), sync_dist=True)
+        self.log("val/loss", self.finite(losses.mean(), "validation loss"), prog_bar=True, batch_size=len(losses), sync_dist=True)
         bands = torch.bucketize(sigmas, torch.tensor(NOISE_BANDS, device=sigmas.device))
         for loss, band in zip(losses, bands.tolist(), strict=True):
             self.band_losses[band].update(loss)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import lightning as L
 import torch
@@ -18,6 +19,8 @@ from drivesim.training.callbacks import Export, LastCheckpoint
 from drivesim.training.stage_module import StageModule
 
 __all__ = ["fit", "train"]
+
+Kind = TypeVar("Kind", bound=L.Callback)
 
 
 def train(
@@ -78,7 +81,7 @@ def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
     return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
-def _only[Kind](callbacks: Mapping[str, L.Callback], kind: type[Kind]) -> Kind:
+def _only(callbacks: Mapping[str, L.Callback], kind: type[Kind]) -> Kind:
     """The callback of a kind.
 
     Raises:

@@ -86,8 +86,7 @@ class StageModule(L.LightningModule):
     # optimisation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        fused = self.trainer.precision != "16-mixed"  # a gradient scaler and clipping cannot share a fused optimizer
-        return torch.optim.AdamW(self.trained_groups(), lr=self.optimization.lr, betas=tuple(self.optimization.betas), fused=fused)
+        return torch.optim.AdamW(self.trained_groups(), lr=self.optimization.lr, betas=tuple(self.optimization.betas))
 
     def progress(self) -> float:
         """Share of training that is done, 0..1.
@@ -114,8 +113,8 @@ class StageModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if self.trainer.precision != "16-mixed" and not torch.isfinite(norm):  # with a scaler, an overflow only skips the step
-            self.stop_at("gradient", norm)
+        if self.trainer.precision != "16-mixed":  # a gradient scaler skips the steps that overflow
+            self.finite(norm, "gradient")
         self.log("train/gradient_norm", norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -124,21 +123,23 @@ class StageModule(L.LightningModule):
         update_average(self.average, self.network, decay)
 
     def counted(self, loss: Tensor) -> Tensor:
-        """Close a training batch: check its loss and count it.
-
-        Raises:
-            NonFiniteLossError: the loss is not finite.
-        """
-        if not torch.isfinite(loss):
-            self.stop_at("loss", loss)
+        """Close a training batch: check its loss and count it."""
+        self.finite(loss, "loss")
         self.batches += 1
         return loss
 
-    def stop_at(self, what: str, value: Tensor) -> None:
+    def finite(self, value: Tensor, what: str) -> Tensor:
+        """The value, if it is a number. Raising here comes before the weights, the checkpoint or the exports change.
+
+        Raises:
+            NonFiniteLossError: NaN or infinity.
+        """
+        if torch.isfinite(value):
+            return value
         saved = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none yet"
         raise NonFiniteLossError(
-            f"the {what} is {float(value.detach())} at step {self.global_step}: training stopped, nothing was overwritten (last good checkpoint: "
-            f"{saved}); try a lower module.optimization.lr or trainer.precision=32-true"
+            f"the {what} is {float(value.detach())} at step {self.global_step}: training stopped and nothing was overwritten "
+            f"(last good checkpoint: {saved}); try a lower module.optimization.lr or trainer.precision=32-true"
         )
 
     def draws(self, stream: str, index: int) -> torch.Generator:
