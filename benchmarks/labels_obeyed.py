@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
+from drivesim.eval.paired import Comparison, compare
 from drivesim.eval.signals import measure
 from drivesim.io.checkpoints import load_checkpoint
 from drivesim.labels import Boxes, LabelTrack, Scenario, count_vehicles
@@ -88,18 +90,18 @@ def table(rows: list[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def verdict(rows: list[dict[str, float]]) -> dict[str, str]:
-    """How many seeds obey, per label."""
-    count = len(rows)
+def verdict(rows: list[dict[str, float]]) -> dict[str, Comparison]:
+    """How many seeds obey, per label, and how likely that is by chance."""
+    column = {name: [row[name] for row in rows] for name in COLUMNS}
     return {
-        "night is darker than day": f"{sum(row['night'] < row['day'] for row in rows)}/{count}",
-        "crowded holds more vehicles than empty": f"{sum(row['crowded'] > row['empty'] for row in rows)}/{count}",
-        "boxes change the picture where they are": f"{sum(row['boxes'] > 1 for row in rows)}/{count}",
-        "two seeds differ": f"{sum(row['other_seed'] > 0.01 for row in rows)}/{count}",
+        "day is brighter than night": compare(column["day"], column["night"]),
+        "crowded holds more vehicles than empty": compare(column["crowded"], column["empty"]),
+        "the picture changes more inside the boxes than outside": compare(column["boxes"], [1.0] * len(rows)),
+        "two seeds differ by more than 1% of the range": compare(column["other_seed"], [0.01] * len(rows)),
     }
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="mini")
     parser.add_argument("--seeds", type=int, default=8)
@@ -107,7 +109,7 @@ def main() -> None:
     parser.add_argument("--crowdedness", type=float, default=12.0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="JSON to write")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     checkpoint = load_checkpoint(arguments.checkpoint)
     settings = RolloutSettings.of(checkpoint.settings.get("rollout", {}))
     simulator, bank = Simulator(checkpoint, settings, pick_device(arguments.device)), TrackBank.load(checkpoint.tracks)
@@ -115,10 +117,11 @@ def main() -> None:
     rows, videos = [row for row, _ in made], [video for _, video in made]
     for row, video, other in zip(rows, videos, videos[1:] + videos[:1], strict=True):
         row["other_seed"] = float(np.abs(video.astype(np.int16) - other).mean() / 255)
-    print(table(rows), *(f"{name}: {share}" for name, share in verdict(rows).items()), sep="\n")
+    print(table(rows), "", *(f"{name}: {found}" for name, found in verdict(rows).items()), sep="\n")
     if arguments.out:
+        found = {name: asdict(comparison) for name, comparison in verdict(rows).items()}
         asked = {"seconds": arguments.seconds, "crowdedness": arguments.crowdedness, "checkpoint": checkpoint.hash}
-        arguments.out.write_text(json.dumps({**asked, "rows": rows, "verdict": verdict(rows)}, indent=2))
+        arguments.out.write_text(json.dumps({**asked, "rows": rows, "verdict": found}, indent=2))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = given.dataset or Path(make_road_world(Path(folder) / "clips", clips=8, height=128, width=256)["out"])
         clips = ClipDataset(root)
-        result = {name: measure(clips, frames, rates, given.windows, given.rounds) for name, (frames, rates) in STAGES.items()}
+        served = {name: stage for name, stage in STAGES.items() if table_of([clips], WindowSpec(stage[0], 128, 256, stage[1])).windows}
+        result = {name: measure(clips, frames, rates, given.windows, given.rounds) for name, (frames, rates) in served.items()}
     print(json.dumps({"dataset": str(root), **result}, indent=1))
 
 

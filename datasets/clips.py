@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from drivesim.labels import LABELS, LabelTrack
 from .augment import PLAIN, Augment, View
 from .windows import Served, Window, WindowSpec, WindowTable
 
-__all__ = ["ClipDataset", "EveryWindow", "FrameReader", "RandomWindows", "Reader", "served", "table_of", "window_labels"]
+__all__ = ["ClipDataset", "EveryWindow", "FrameReader", "RandomWindows", "Reader", "one_thread", "served", "table_of", "window_labels"]
 
 ATTEMPTS = 1000
 """Draws before a training set is given up as unreadable."""
@@ -222,6 +223,11 @@ def _nothing(reader: Reader) -> DatasetError:
 def table_of(datasets: Sequence[ClipDataset], spec: WindowSpec, weights: Sequence[float] | None = None) -> WindowTable:
     """The windows of the datasets' sound clips."""
     return WindowTable(spec, [dataset.frame_rates for dataset in datasets], [dataset.usable for dataset in datasets], weights)
+
+
+def one_thread(worker: int) -> None:
+    """For DataLoader's ``worker_init_fn``: a worker is one of several, so OpenCV must not start threads of its own there."""
+    cv2.setNumThreads(0)
 
 
 def served(datasets: Sequence[ClipDataset], table: WindowTable) -> list[Served]:

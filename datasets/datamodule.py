@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning as L
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from drivesim.io.checkpoints import load_network
 from drivesim.io.records import DatasetError
 
 from .augment import Augment
-from .clips import ClipDataset, EveryWindow, FrameReader, RandomWindows, Reader, served, table_of
+from .clips import ClipDataset, EveryWindow, FrameReader, RandomWindows, Reader, one_thread, served, table_of
 from .latents import LatentCache, LatentReader
 from .windows import Served, WindowSpec, WindowTable
 
@@ -195,7 +194,7 @@ class ClipDataModule(L.LightningDataModule):
         return ["plain", *(["mirror"] if self.augment.mirror else []), *shifted]
 
     def _loader(self, windows: Dataset, **more: Any) -> DataLoader:
-        workers = {"num_workers": self.workers, "persistent_workers": self.workers > 0, "worker_init_fn": _one_thread}
+        workers = {"num_workers": self.workers, "persistent_workers": self.workers > 0, "worker_init_fn": one_thread}
         return DataLoader(windows, self.batch_size, pin_memory=torch.cuda.is_available(), **workers, **more)  # type: ignore[arg-type]
 
     def _check(self) -> None:
@@ -224,8 +223,3 @@ def encoder_hash(network: nn.Module) -> str:
 def _encode(network: nn.Module, frames: Tensor) -> Tensor:
     device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
     return network.encode(frames.to(device))  # type: ignore[operator]
-
-
-def _one_thread(worker: int) -> None:
-    """A worker is one of several: OpenCV must not start threads of its own there."""
-    cv2.setNumThreads(0)

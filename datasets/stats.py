@@ -125,7 +125,7 @@ def _figure(clips: ClipDataset, found: dict[str, Any]) -> Figure:
     _bars(places["rates"], {f"{rate} fps": count for rate, count in found["frame rates"].items()} | found["times of day"], "clips")
     for place, name in (("crowd", "crowdedness"), ("speed", "ego_speed_mps"), ("yaw", "ego_yaw_rate_radps")):
         known = numbers[name][np.isfinite(numbers[name])]
-        bins = np.arange(known.max(initial=0) + 2) - 0.5 if name == "crowdedness" else 24
+        bins = list(np.arange(known.max(initial=0) + 2) - 0.5) if name == "crowdedness" else 24
         places[place].hist(known, bins=bins, color="0.35")
         places[place].set_title(f"{name} [{LABELS[name].unit}], frames" if len(known) else f"{name}: unknown", fontsize=9)
     places["heat"].imshow(heat_map(_boxes(clips)), extent=(0, 1, 1, 0), aspect=0.5, cmap="magma")

@@ -155,7 +155,13 @@ class WindowTable:
         return sum(listing.disjoint for _, listing in self.listings)
 
     def draw(self, rng: np.random.Generator, speed: float = 0.0) -> Window:
-        """A random window; ``speed`` as in ``Augment``."""
+        """A random window; ``speed`` as in ``Augment``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self.windows:
+            raise UsageError(f"no clip holds a window of {self.spec.frames} frames at {self.spec.fps or 'its own'} fps")
         dataset, listing = self.listings[int(rng.choice(len(self.listings), p=self._share))]
         return listing.draw(rng, dataset, speed)
 

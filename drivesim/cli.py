@@ -55,7 +55,7 @@ def _program(
 def rollout(
     minutes: Annotated[float | None, flag("1", "Length of the video.")] = None,
     out: Annotated[Path | None, flag("rollouts/001, 002, ...", "Folder to write, a clip dataset.")] = None,
-    time_of_day: Annotated[str | None, flag("unknown: the network chooses", "day or night.")] = None,
+    time_of_day: Annotated[str | None, flag("sampled", "day or night.")] = None,
     crowdedness: Annotated[float | None, flag("sampled", "Mean number of vehicles in sight.")] = None,
     boxes: Annotated[Path | None, flag("sampled from recorded tracks", "Parquet table of the boxes to drive among.")] = None,
     start: Annotated[Path | None, flag("made up", "Picture or video to start from.")] = None,

@@ -97,14 +97,6 @@ def test_frames_depend_on_neighbours_within_the_receptive_field_only() -> None:
     assert differs.nonzero().flatten().tolist() == list(range(6 - video.receptive_frames, 6 + video.receptive_frames + 1))
 
 
-def test_the_fast_temporal_convolution_equals_its_conv3d_twin() -> None:
-    block = trained_video_decoder().decoder_temporal[0]
-    x = torch.randn(6, 16, 3, 5)
-    fast = block._over_time(block.conv1, x, 3)
-    slow = block.conv1(x.view(2, 3, 16, 3, 5).transpose(1, 2)).transpose(1, 2).flatten(0, 1)
-    assert torch.allclose(fast, slow, atol=1e-5)
-
-
 def test_the_mix_lets_gradients_reach_new_temporal_weights() -> None:
     video = toy().with_temporal(levels=1)
     video.decode(torch.randn(1, 3, 4, 2, 2)).square().mean().backward()

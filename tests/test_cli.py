@@ -52,7 +52,7 @@ def test_help_imports_nothing_heavy() -> None:
 def shown_defaults(text: str) -> dict[str, str]:
     """--flag -> the default its help names."""
     flat = " ".join(text.split())
-    return {flag: default for flag, default in re.findall(r"(--[\w-]+) (?:<\w+>)?[^\[]*?\[default: ([^\]]*)\]", flat)}
+    return dict(re.findall(r"(--[\w-]+) (?:<\w+>)?[^\[]*?\[default: ([^\]]*)\]", flat))
 
 
 @pytest.mark.parametrize(("command", "config"), [("rollout", "rollout"), ("data synth", "command/data_synth")])
@@ -105,6 +105,13 @@ def test_bad_usage_is_one_line_and_exit_code_2(words: str, named: str, capsys: p
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = say(capsys)
     assert code == 2 and "Commands:" in out and not err
+
+
+def test_train_shows_what_it_would_run(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = say(capsys, "train", "--show", "experiment=toy/3_prediction", "trainer.max_steps=7")
+    assert code == 0
+    shown = OmegaConf.create(out)
+    assert shown.stage == "3_prediction" and shown.trainer.max_steps == 7 and OmegaConf.is_missing(shown, "data")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,6 +97,13 @@ def test_chunked_decode_equals_all_at_once(checkpoint: Checkpoint) -> None:
         assert not torch.allclose(torch.cat(short), whole, atol=1e-4), "without overlap it must not hold"
 
 
+def test_diffusion_in_pixel_space(tmp_path: Path) -> None:
+    start = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    steps = list(simulator(make_checkpoint(tmp_path / "pixels", pixels=True)).run(scenario(3.0), start))
+    assert len(frames_of(steps)) == round(3.0 * 7.5)
+    assert np.array_equal(steps[0].frames[0], start), "the first stage changes nothing"
+
+
 def test_a_start_picture_is_the_first_frame(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     start = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     machine = simulator(checkpoint, decode_frames=1)

@@ -9,7 +9,7 @@ from torch import nn
 
 from drivesim.diffusion.noise import zero_terminal_cosine
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint, save_network, save_settings
-from drivesim.models.autoencoder import Autoencoder
+from drivesim.models.autoencoder import Autoencoder, IdentityAutoencoder
 from drivesim.models.unet import ImageUNet
 from drivesim.models.video_unet import VideoUNet
 
@@ -17,12 +17,16 @@ HEIGHT, WIDTH = 32, 64
 STEPS = {"steps_image": 2, "steps_keyframes": 2, "steps_interpolation": 1}
 
 
-def make_checkpoint(folder: Path, **rollout: object) -> Checkpoint:
-    """Write and open it. Zero-initialised layers are given small weights, so that labels, context and time all matter."""
+def make_checkpoint(folder: Path, pixels: bool = False, **rollout: object) -> Checkpoint:
+    """Write and open it; ``pixels``: diffusion in pixel space.
+
+    Zero-initialised layers are given small weights, so that labels, context and time all matter.
+    """
     torch.manual_seed(0)
-    networks = {
-        "autoencoder": Autoencoder(latent_channels=4, widths=(8, 16), blocks=1, stem=2, temporal_levels=1),
-        "image": _image(), "prediction": _video(10), "interpolation": _video(5),
+    latent = Autoencoder(latent_channels=4, widths=(8, 16), blocks=1, stem=2, temporal_levels=1)
+    autoencoder, channels = (IdentityAutoencoder(), 3) if pixels else (latent, 4)
+    networks: dict[str, nn.Module] = {
+        "autoencoder": autoencoder, "image": _image(channels), "prediction": _video(channels, 10), "interpolation": _video(channels, 5),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for name, network in networks.items():
@@ -35,12 +39,12 @@ def make_checkpoint(folder: Path, **rollout: object) -> Checkpoint:
     return load_checkpoint(folder)
 
 
-def _image() -> ImageUNet:
-    return ImageUNet(4, base=8, multipliers=(1, 2), blocks=1, attention=(2,), head_channels=8, embedding=16)
+def _image(channels: int) -> ImageUNet:
+    return ImageUNet(channels, base=8, multipliers=(1, 2), blocks=1, attention=(2,), head_channels=8, embedding=16)
 
 
-def _video(frames: int) -> VideoUNet:
-    return VideoUNet(_image(), 4, frames=frames, head_channels=8, embedding=16)
+def _video(channels: int, frames: int) -> VideoUNet:
+    return VideoUNet(_image(channels), channels, frames=frames, head_channels=8, embedding=16)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ regions, which COCO evaluation neither asks for nor punishes.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ class _Writer:
             names = list(self._pictures_of(clip, set(known.tolist())))
         except VideoError:
             self.unreadable.append(self.clips.clip_ids[clip])
+            shutil.rmtree(self.folder / "images" / self.clips.clip_ids[clip], ignore_errors=True)
             return
         self._describe(clip, track, names)
 

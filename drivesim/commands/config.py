@@ -77,11 +77,13 @@ def _check_kinds(defaults: DictConfig, config: DictConfig) -> None:
     """Where the default is a number, raises UsageError for anything else."""
     values = dict(_leaves(OmegaConf.to_container(config)))
     for key, default in _leaves(OmegaConf.to_container(defaults)):
-        value = values.get(key)
-        if isinstance(default, bool) or not isinstance(default, int | float) or value is None:
+        if isinstance(default, bool) or not isinstance(default, int | float) or key not in values:
             continue
+        value = values[key]
+        if isinstance(value, str) and ("${" in value or value == "???"):
+            continue  # points elsewhere, or is still to be given
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"{key} must be a number, not {value!r}")
+            raise UsageError(f"{key} must be a number, not {'null' if value is None else repr(value)}")
 
 
 def explain(error: Exception, name: str) -> UsageError:

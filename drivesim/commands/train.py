@@ -17,12 +17,12 @@ from pathlib import Path
 import hydra
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from drivesim.commands.config import CONFIG_ERRORS, CONFIG_MODULE, check_words, compose, explain
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.records import read_records
+from drivesim.io.tables import read_header
 from drivesim.simulation.track_bank import build_bank
 from drivesim.training.run import train
 
@@ -88,11 +88,14 @@ def _train(config: DictConfig) -> None:
         warnings.filterwarnings("ignore", message)
     if OmegaConf.is_missing(config, "data"):
         raise UsageError("say which clips to train on: data=FOLDER or data=[FOLDER, ...]")
+    roots = [config.data] if isinstance(config.data, str) else list(config.data)
+    for root in roots:
+        read_header(Path(root))  # before anything is built or written
     L.seed_everything(config.seed, workers=True, verbose=False)
     parts = {name: instantiate(config[name], _convert_="all") for name in ("module", "datamodule", "trainer", "callbacks", "loggers")}
     folder = train(**parts, max_minutes=config.max_minutes)
-    if rank_zero_only.rank == 0 and not (folder / "tracks.parquet").exists():
-        _write_bank(folder, [config.data] if isinstance(config.data, str) else list(config.data))
+    if parts["module"].global_rank == 0 and not (folder / "tracks.parquet").exists():
+        _write_bank(folder, roots)
 
 
 def _write_bank(folder: Path, roots: Sequence[str]) -> None:

@@ -18,11 +18,9 @@ from drivesim.errors import DrivesimError
 
 __all__ = ["EfficientNetLite", "PerceptualLite1", "lite1_weights"]
 
-# (kernel, stride, expansion, channels, blocks) per stage; Lite1 repeats more blocks than Lite0
-_STAGES = {
-    "lite0": ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1)),
-    "lite1": ((3, 1, 1, 16, 1), (3, 2, 6, 24, 3), (5, 2, 6, 40, 3), (3, 2, 6, 80, 4), (5, 1, 6, 112, 4), (5, 2, 6, 192, 5), (3, 1, 6, 320, 1)),
-}  # fmt: skip
+# (kernel, stride, expansion, channels) per stage, and how often each is repeated
+_STAGES = ((3, 1, 1, 16), (3, 2, 6, 24), (5, 2, 6, 40), (3, 2, 6, 80), (5, 1, 6, 112), (5, 2, 6, 192), (3, 1, 6, 320))
+_REPEATS = {"lite0": (1, 2, 2, 3, 3, 4, 1), "lite1": (1, 3, 3, 4, 4, 5, 1)}
 _LITE1_SHA256_PREFIX = "77cc7160"
 
 
@@ -72,7 +70,7 @@ class EfficientNetLite(nn.Module):
         self._blocks = nn.ModuleList()
         self.ends: list[int] = []
         width = 32
-        for kernel, stride, expansion, channels, repeats in _STAGES[variant][:stages]:
+        for (kernel, stride, expansion, channels), repeats in zip(_STAGES[:stages], _REPEATS[variant], strict=False):
             for repeat in range(repeats):
                 self._blocks.append(_MBConv(width, channels, kernel, stride if repeat == 0 else 1, expansion))
                 width = channels

@@ -70,13 +70,17 @@ def sample_scenario(
 ) -> Scenario:  # fmt: skip
     """A scenario whose tracks come from the bank, and with them, where they are not given, the recorded speed and turn rate.
 
+    A time of day or crowdedness that is not given is that of a piece drawn from the bank: what is made is always labelled.
+
     Raises:
         LabelError: a label out of range.   DrivesimError: an empty bank.
     """
-    given = Scenario(duration_s, time_of_day, crowdedness, ego_speed_mps, ego_yaw_rate_radps, (), seed, name)
     if not bank.pieces:
         raise DrivesimError("the track bank is empty; train with clips that have boxes, or give --boxes")
     random = np.random.default_rng([seed, 0x7AC])  # a stream of its own, apart from the noise of the samplers
+    drawn = _any_piece(bank.pieces, random)  # always, so that a given label does not shift what else is drawn
+    time_of_day = time_of_day or bank.drives[drawn.drive].time_of_day
+    given = Scenario(duration_s, time_of_day, crowdedness, ego_speed_mps, ego_yaw_rate_radps, (), seed, name)
     wanted = math.ceil(duration_s * BANK_FPS) + 1
     target = _crowdedness(bank, random, time_of_day) if crowdedness is None else crowdedness
     runs = _chain(bank, wanted, target, ego_speed_mps, time_of_day, random)
@@ -122,8 +126,13 @@ def _moved(x: np.ndarray, scale: float, shift: float) -> np.ndarray:
 
 def _crowdedness(bank: TrackBank, random: np.random.Generator, time_of_day: str | None) -> float:
     pieces = [piece for piece in bank.pieces if bank.drives[piece.drive].time_of_day == time_of_day] or bank.pieces
+    return _any_piece(pieces, random).crowdedness
+
+
+def _any_piece(pieces: Sequence[Piece], random: np.random.Generator) -> Piece:
+    """Every recorded second is equally likely."""
     length = np.array([piece.last - piece.first for piece in pieces], float)
-    return pieces[random.choice(len(pieces), p=length / length.sum())].crowdedness
+    return pieces[random.choice(len(pieces), p=length / length.sum())]
 
 
 def _chain(

@@ -217,7 +217,7 @@ class _Run:
     def _first_frame(self) -> Tensor:
         settings = PassSettings(self.settings.sampler, self.settings.steps_image, label_guidance=self.settings.label_guidance)
         with self.timed("image"):
-            labels = self._told([self.labels.at([0], self.plan.keyframe_fps)])
+            labels = self._told(range(1), self.plan.keyframe_fps)
             return self.fill(self.simulator.image, "image", [0], (1, *self.simulator.latent_shape), labels, settings)[0]
 
     def _encoded(self, start: np.ndarray) -> Tensor:
@@ -230,7 +230,7 @@ class _Run:
         asked = self.settings
         settings = PassSettings(asked.sampler, asked.steps_keyframes, asked.guidance, asked.label_guidance, asked.context_level)
         with self.timed("keyframes"):
-            labels = self._told([self.labels.at(range(window.first, window.first + window.size), self.plan.keyframe_fps)])
+            labels = self._told(range(window.first, window.first + window.size), self.plan.keyframe_fps)
             values = recent.new_zeros(1, window.size, *recent.shape[1:])
             values[:, : window.known] = recent[-window.known :]
             mask = torch.arange(window.size, device=recent.device)[None] < window.known
@@ -262,7 +262,8 @@ class _Run:
         if network is None:
             raise DrivesimError("this simulator was built for keyframes only")
         with self.timed("interpolation"):
-            labels = self._told([self.labels.at(range(FACTOR * i, FACTOR * i + size), fps) for i in numbers])
+            rows = FACTOR * np.arange(count)[:, None] + np.arange(size)  # neighbouring windows share their ends
+            labels = self._told(range(FACTOR * first, FACTOR * (first + count) + 1), fps, rows)
             values = ends.new_zeros(count, size, *ends.shape[1:])
             values[:, 0], values[:, -1] = ends[:-1], ends[1:]
             mask = torch.zeros(count, size, dtype=torch.bool, device=ends.device)
@@ -291,7 +292,8 @@ class _Run:
                 raise DrivesimError(f"the decoder made non-finite {where}; try --device cpu or another seed, or check the autoencoder")
             return as_bytes(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
-    def _told(self, tracks: list[LabelTrack]) -> dict[str, Tensor]:
-        """What the networks are told: tensors (b, t, ...)."""
-        arrays = [track.arrays(self.settings.max_boxes) for track in tracks]
-        return {name: torch.from_numpy(np.stack([one[name] for one in arrays])).to(self.simulator.device) for name in arrays[0]}
+    def _told(self, frames: range, fps: float, rows: np.ndarray | None = None) -> dict[str, Tensor]:
+        """What the networks are told of ``frames``: tensors (b, t, ...). rows: (b, t) positions in ``frames``; None = one window of all."""
+        arrays = self.labels.at(frames, fps).arrays(self.settings.max_boxes)
+        rows = np.arange(len(frames))[None] if rows is None else rows
+        return {name: torch.from_numpy(values[rows]).to(self.simulator.device) for name, values in arrays.items()}

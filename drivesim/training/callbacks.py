@@ -13,14 +13,54 @@ import cv2
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from torch import Tensor
+from tqdm import tqdm
 
 from drivesim.shapes import as_bytes
 from drivesim.training.export import export_parts
 from drivesim.training.stage_module import Batch, StageModule
 
-__all__ = ["Export", "LastCheckpoint", "Pictures", "grid"]
+__all__ = ["Export", "LastCheckpoint", "Pictures", "Progress", "grid"]
+
+
+class Progress(ProgressBar):
+    """One bar over all optimizer steps of the stage, restarts included: rate, time left, newest losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm | None = None
+        self._shown = True
+
+    def disable(self) -> None:
+        self._shown = False
+
+    def enable(self) -> None:
+        self._shown = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        self._bar = tqdm(
+            desc="training", total=total, initial=trainer.global_step, unit="step", dynamic_ncols=True, disable=not self._shown
+        )
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._bar is None or trainer.global_step == self._bar.n:
+            return
+        metrics = {name: f"{float(value):.4f}" for name, value in trainer.progress_bar_metrics.items()}
+        self._bar.set_postfix(metrics, refresh=False)
+        self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -19,6 +19,7 @@ from drivesim.diffusion.denoiser import window_denoiser
 from drivesim.diffusion.noise import gaussian
 from drivesim.diffusion.objective import DiffusionObjective, NothingKnown
 from drivesim.diffusion.samplers import SAMPLERS
+from drivesim.errors import UsageError
 from drivesim.models.conditioning import drop_labels
 from drivesim.shapes import as_floats, fold_time, unfold_time
 from drivesim.training.freeze import assert_unchanged, fingerprint, set_trainable, weight_groups
@@ -56,6 +57,7 @@ class DiffusionModule(StageModule):
     ) -> None:  # fmt: skip
         if frozen not in ("spatial", "none"):
             raise ValueError(f"frozen must be spatial or none, not {frozen!r}")
+        _check_channels(network, autoencoder)
         super().__init__(network, optimization, ema_decay, seed, helpers=("autoencoder",))
         self.objective, self.part = objective, part
         self.single_frame_objective = DiffusionObjective(objective.schedule, objective.parameterization, NothingKnown())
@@ -183,6 +185,14 @@ class DiffusionModule(StageModule):
         made = SAMPLERS["ddim"](denoiser, gaussian(latents, draws), self.objective.schedule.grid(self.sampling_steps))
         rows = torch.stack([latents, made if known is None else known.keep(made)], dim=1).flatten(0, 1)
         return {"samples": self.autoencoder.decode(rows)}  # type: ignore[operator]
+
+
+def _check_channels(network: nn.Module, autoencoder: nn.Module) -> None:
+    wanted, given = getattr(getattr(network, "image", None), "channels", None), autoencoder.latent_channels
+    if wanted is not None and wanted != given:
+        raise UsageError(
+            f"the network takes {wanted} channels, the first stage gives {given}: use the first_stage that stage 1 was trained with"
+        )
 
 
 def single_frames(latents: Tensor, labels: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -56,7 +56,7 @@ def trained_network(folder: str | Path, name: str) -> nn.Module:
 
 
 def trained_video_autoencoder(folder: str | Path, levels: int = 2, kernel: int = 1) -> nn.Module:
-    """The autoencoder of ``folder`` with a temporal decoder: as it was exported if it has one, else with new layers that change nothing yet.
+    """The autoencoder of ``folder`` with a temporal decoder: as it is if it has one, else with new layers that change nothing yet.
 
     An identity autoencoder (pixel-space diffusion) stays as it is.
     """

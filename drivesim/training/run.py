@@ -5,6 +5,8 @@ The same call again goes on where it was stopped: ``<out>/runs/<stage>/last.ckpt
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +23,16 @@ from drivesim.training.stage_module import StageModule
 __all__ = ["fit", "train"]
 
 Kind = TypeVar("Kind", bound=L.Callback)
+
+EXPECTED = (
+    "Checkpoint directory .* exists and is not empty",  # that is where it resumes from
+    "Found .* module.* in eval mode",  # averages and frozen helpers
+    "You're resuming from a checkpoint that ended before the epoch ended",  # samples are counted, not shuffled
+    "The number of training batches",
+    "The .*dataloader.* does not have many workers",
+    ".*LeafSpec",
+)
+"""Warnings of Lightning about what is meant to be so."""
 
 
 def train(
@@ -45,6 +57,7 @@ def train(
     """
     if max_minutes is not None and not max_minutes > 0:
         raise UsageError(f"max_minutes must be positive, not {max_minutes}")
+    _quiet()
     export = _only(callbacks, Export)
     if not any(True for _ in module.network.parameters()):
         export.write(module, module.state_dict(), {"steps": 0})
@@ -68,6 +81,14 @@ def fit(module: StageModule, datamodule: L.LightningDataModule, trainer: L.Train
     trainer.fit(module, datamodule=datamodule, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     if last.exists() and begun == trainer.global_step:
         print(f"nothing left to train: {begun} steps are done; raise trainer.max_steps or max_minutes to go on")
+
+
+def _quiet() -> None:
+    """Lightning's advice and notices on hardware off; its warnings stay, but for the expected ones."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in EXPECTED:
+        warnings.filterwarnings("ignore", message)
 
 
 def _steps_of(checkpoint: Path) -> int:

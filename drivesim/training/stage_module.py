@@ -86,7 +86,8 @@ class StageModule(L.LightningModule):
     # optimisation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.trained_groups(), lr=self.optimization.lr, betas=tuple(self.optimization.betas))
+        first, second = self.optimization.betas
+        return torch.optim.AdamW(self.trained_groups(), lr=self.optimization.lr, betas=(first, second))
 
     def progress(self) -> float:
         """Share of training that is done, 0..1.

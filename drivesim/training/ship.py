@@ -1,0 +1,50 @@
+"""A checkpoint folder as it is shipped inside the package: the same networks in half precision, nothing that a rollout does not read.
+
+    python -m drivesim.training.ship runs/mini drivesim/weights/mini
+
+This file does not train and does not judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from drivesim.io.checkpoints import NETWORKS, load_checkpoint, save_network, save_settings
+
+__all__ = ["ship"]
+
+
+def ship(folder: Path, out: Path) -> int:
+    """Copy networks (float16), model.json and the track bank of ``folder`` to ``out``; returns the bytes written.
+
+    Raises:
+        CheckpointError: a network is missing or damaged.
+    """
+    checkpoint = load_checkpoint(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in NETWORKS:
+        described = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        metadata = described.get("metadata", {})
+        named = [Path(root).name for root in metadata.get("data", [])]  # where the clips lay is nobody's business
+        save_network(out / name, checkpoint.network(name), {**metadata, "data": named}, torch.float16, tuple(described.get("without", ())))
+    save_settings(out, checkpoint.settings)
+    if checkpoint.tracks.is_file():
+        shutil.copyfile(checkpoint.tracks, out / checkpoint.tracks.name)
+    return sum(path.stat().st_size for path in out.iterdir())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="checkpoint folder that training wrote")
+    parser.add_argument("out", type=Path, help="folder to write")
+    arguments = parser.parse_args()
+    print(f"{ship(arguments.folder, arguments.out) / 2**20:.1f} MiB in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

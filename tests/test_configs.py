@@ -1,0 +1,119 @@
+"""Every training configuration composes, and becomes the objects it names: toy and mini for real, rds (billions of numbers) on the meta device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from drivesim.datasets.sources.synthetic import make_road_world
+from drivesim.io.checkpoints import NETWORKS, load_checkpoint, save_network
+from drivesim.training.run import train
+from drivesim.training.stage_module import StageModule
+
+STAGES = (*NETWORKS.values(), "5_decoder")
+PRESETS = ("toy", "mini", "rds")
+EXPERIMENTS = [f"{preset}/{stage}" for preset in PRESETS for stage in STAGES]
+PARTS = ("module", "datamodule", "trainer", "callbacks", "loggers")
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    with hydra.initialize_config_module("drivesim.configs", version_base="1.3"):
+        yield
+
+
+def composed(experiment: str, *words: str, data: str = "clips", out: str = "out") -> DictConfig:
+    return hydra.compose("train", [f"experiment={experiment}", f"data=[{data}]", f"out={out}", *words])
+
+
+def built(config: DictConfig) -> dict[str, Any]:
+    L.seed_everything(config.seed, verbose=False)
+    return {name: instantiate(config[name], _convert_="all") for name in PARTS}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("configs") / "road"
+    make_road_world(folder, clips=6, seconds=8, fps=7.5, height=32, width=64, seed=0)
+    return folder
+
+
+def earlier_stages(preset: str, out: Path) -> None:
+    """Untrained networks where the autoencoder and the image stage would have exported theirs."""
+    for name in ("autoencoder", "image"):
+        node = composed(f"{preset}/{NETWORKS[name]}").module
+        network = instantiate(node.autoencoder if name == "autoencoder" else node.network.image, _convert_="all")
+        out.mkdir(parents=True, exist_ok=True)
+        save_network(out / name, network, {})
+
+
+def test_every_experiment_is_there():
+    folder = Path(__file__).parents[1] / "configs" / "experiment"
+    assert sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")) == sorted(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("first_stage", ["latent", "pixel"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_composes_without_a_gap(experiment: str, first_stage: str):
+    config = composed(experiment, f"first_stage={first_stage}")
+    OmegaConf.resolve(config)
+    assert not OmegaConf.missing_keys(config)
+    assert config.stage == experiment.split("/")[1] and config.folder == f"out/runs/{config.stage}"
+    assert config.module.seed == config.datamodule.seed == config.seed
+
+
+@pytest.mark.parametrize("preset", ["toy", "mini"])
+def test_becomes_objects(preset: str, tmp_path: Path):
+    earlier_stages(preset, tmp_path)
+    for stage in STAGES:
+        parts = built(composed(f"{preset}/{stage}", out=str(tmp_path)))
+        module = parts["module"]
+        assert isinstance(module, StageModule) and isinstance(parts["datamodule"], L.LightningDataModule)
+        assert isinstance(parts["trainer"], functools.partial) and parts["trainer"].func is L.Trainer
+        assert {"last", "export", "pictures", "progress", "early_stop"} <= set(parts["callbacks"])
+        weights = sum(weight.numel() for weight in module.network.parameters())
+        assert weights < {"toy": 1e6, "mini": 2.5e7}[preset], f"{stage}: {weights} weights"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_rds_on_the_meta_device(stage: str):
+    config = composed(f"rds/{stage}")
+    image = composed("rds/2_image").module.network.image
+    autoencoder = composed("rds/1_autoencoder").module.autoencoder
+    with torch.device("meta"):
+        if stage in ("1_autoencoder", "5_decoder"):
+            network = instantiate(autoencoder, _convert_="all")
+            network = network.with_temporal(**config.preset.temporal_decoder) if stage == "5_decoder" else network
+            assert network.decode(torch.empty(1, 6, 4, 16, 32)).shape == (1, 6, 3, 128, 256)
+            return
+        node = config.module.network
+        if "folder" in node.image:
+            node.image = image
+        network = instantiate(node, _convert_="all")
+        frames = config.datamodule.frames
+        out = network(torch.empty(1, frames, 4, 16, 32), torch.empty(1, frames))
+    assert out.shape == (1, frames, 4, 16, 32)
+    assert sum(weight.numel() for weight in network.parameters()) > 3e8
+
+
+@pytest.mark.parametrize("first_stage", ["latent", "pixel"])
+def test_toy_from_clips_to_a_checkpoint_folder(first_stage: str, clips: Path, tmp_path: Path):
+    """The five commands of the README, two steps each."""
+    quick = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1", "module.optimization.warmup_steps=1"]
+    for stage in STAGES:
+        sampling = ["module.sampling_steps=2"] if stage in ("2_image", "3_prediction", "4_interpolation") else []
+        config = composed(f"toy/{stage}", f"first_stage={first_stage}", *quick, *sampling, data=str(clips), out=str(tmp_path))
+        assert train(**built(config), max_minutes=config.max_minutes) == tmp_path
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint.settings["preset"] == "toy" and checkpoint.settings["height"] == 32
+    assert checkpoint.network("autoencoder").latent_channels == (3 if first_stage == "pixel" else 4)
+    assert checkpoint.network("prediction").frames == 6 and checkpoint.network("interpolation").frames == 5

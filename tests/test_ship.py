@@ -1,0 +1,42 @@
+"""Shipping a checkpoint: half the bytes, the same networks to half precision, no path of the training machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from toy_checkpoint import make_checkpoint
+
+from drivesim.io.checkpoints import CheckpointError, load_checkpoint, save_network
+from drivesim.training.ship import ship
+
+
+def test_shipped_networks_are_the_trained_ones_in_half_precision(tmp_path: Path) -> None:
+    trained = make_checkpoint(tmp_path / "trained")
+    size = ship(tmp_path / "trained", tmp_path / "shipped")
+    shipped = load_checkpoint(tmp_path / "shipped")
+    assert size < 0.7 * sum(path.stat().st_size for path in (tmp_path / "trained").iterdir())
+    assert shipped.settings == trained.settings
+    for name in trained.networks:
+        for key, value in trained.network(name).state_dict().items():
+            assert torch.allclose(shipped.network(name).state_dict()[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_borrowed_spatial_weights_stay_borrowed_and_no_path_is_shipped(tmp_path: Path) -> None:
+    trained = make_checkpoint(tmp_path / "trained")
+    prediction = trained.network("prediction")
+    prediction.image.load_state_dict(trained.network("image").state_dict())
+    save_network(tmp_path / "trained" / "prediction", prediction, {"data": ["/somewhere/private/sim"]}, without=("image.",))
+    ship(tmp_path / "trained", tmp_path / "shipped")
+    described = (tmp_path / "shipped" / "prediction.json").read_text()
+    assert '"image": "image"' in described
+    assert "private" not in described
+    load_checkpoint(tmp_path / "shipped").network("prediction")
+
+
+def test_an_unfinished_checkpoint_is_not_shipped(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "trained")
+    (tmp_path / "trained" / "image.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"missing image\.safetensors"):
+        ship(tmp_path / "trained", tmp_path / "shipped")
