@@ -32,11 +32,12 @@ def bare(path: Path, indices: np.ndarray, fps: float) -> np.ndarray:
     """Seek to the keyframe before the window, decode on, keep the wanted frames as RGB: what anybody would write first."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
+        assert stream.time_base
         tick = float(1 / (fps * stream.time_base))
         container.seek(int((indices[0] + 0.25) * tick), stream=stream)
         wanted, frames = {int(index) for index in indices}, []
         for frame in container.decode(stream):
-            number = round(frame.pts / tick)
+            number = round((frame.pts or 0) / tick)
             if number in wanted:
                 frames.append(frame.to_ndarray(format="rgb24"))
             if number >= indices[-1]:

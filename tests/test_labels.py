@@ -62,7 +62,8 @@ def test_cropping_to_the_whole_picture_changes_nothing(rows: list) -> None:
 
 
 def test_cropping_rescales_clips_and_drops_what_is_mostly_outside() -> None:
-    seen = boxes((0, "car", 0.5, 0.5, 0.75, 0.75), (0, "car", 0.0, 0.5, 0.3, 0.75), (0, "car", 0.2, 0.5, 0.4, 0.75)).cropped(0.25, 0.0, 1.25, 1.0)
+    rows = boxes((0, "car", 0.5, 0.5, 0.75, 0.75), (0, "car", 0.0, 0.5, 0.3, 0.75), (0, "car", 0.2, 0.5, 0.4, 0.75))
+    seen = rows.cropped(0.25, 0.0, 1.25, 1.0)
     assert np.allclose(seen.xyxy, [[0.25, 0.5, 0.5, 0.75], [0.0, 0.5, 0.15, 0.75]])
 
 
@@ -75,7 +76,8 @@ def test_padding_keeps_the_largest_and_paints_the_nearest_last() -> None:
 
 
 def test_crowdedness_counts_tall_vehicles_only() -> None:
-    rows = boxes((0, "car", 0, 0, 0.1, 0.031), (0, "person", 0, 0, 0.1, 0.5), (0, "bus", 0, 0, 0.1, 0.029), (2, "motorcycle", 0, 0, 0.1, 0.2))
+    sized = ((0, "car", 0.031), (0, "person", 0.5), (0, "bus", 0.029), (2, "motorcycle", 0.2))
+    rows = boxes(*((frame, category, 0, 0, 0.1, height) for frame, category, height in sized))
     assert count_vehicles(rows, 4).tolist() == [1, 0, 1, 0]
 
 
