@@ -56,7 +56,8 @@ def main() -> int:
             words = [f"experiment={arguments.preset}/{stage}", f"data={clip}", f"out={out}", f"max_minutes={share * arguments.minutes}"]
             run([*words, *BY_HEART, *STAGE_WORDS[stage], *arguments.words], multirun=False, show=False)
         found = measure(load_checkpoint(out, need=("autoencoder", "prediction")), clip)
-    print(f"One clip learned by heart in {arguments.minutes:g} minutes, preset `{arguments.preset}`:\n\n| part | PSNR | gate | |\n|---|---|---|---|")
+    print(f"One clip learned by heart in {arguments.minutes:g} minutes, preset `{arguments.preset}`:\n")
+    print("| part | PSNR | gate | |\n|---|---|---|---|")
     for name, gate in GATES.items():
         print(f"| {name} | {found[name]:.1f} dB | {gate:g} dB | {'reached' if found[name] >= gate else 'MISSED'} |")
     return int(any(found[name] < gate for name, gate in GATES.items()))

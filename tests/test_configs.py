@@ -1,4 +1,4 @@
-"""Every training configuration composes, and becomes the objects it names: toy and mini for real, rds (billions of numbers) on the meta device."""
+"""Every training configuration composes, and becomes the objects it names: toy and mini for real, rds on the meta device."""
 
 from __future__ import annotations
 

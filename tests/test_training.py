@@ -164,17 +164,15 @@ def test_damaged_checkpoint_is_named(clips: Path, tmp_path: Path):
 
 
 def test_every_stage_makes_a_checkpoint_folder(clips: Path, tmp_path: Path):
-    perceptual = None
-    run(AutoencoderModule(small_autoencoder(), Optimization(lr=1e-2, warmup_steps=2), perceptual=perceptual), windows(clips, 1, fps=None),
-        tmp_path, "1_autoencoder", steps=4)  # fmt: skip
+    cached = {"latents": tmp_path / "latents", "autoencoder": tmp_path / "autoencoder"}
+    run(AutoencoderModule(small_autoencoder(), Optimization(lr=1e-2)), windows(clips, 1, fps=None), tmp_path, "1_autoencoder", steps=4)
     first = trained_network(tmp_path, "autoencoder")
-    run(diffusion("image"), windows(clips, 1, fps=None, latents=tmp_path / "latents", autoencoder=tmp_path / "autoencoder"), tmp_path, "2_image",
-        steps=4)  # fmt: skip
+    run(diffusion("image"), windows(clips, 1, fps=None, **cached), tmp_path, "2_image", steps=4)
     image = trained_network(tmp_path, "image")
     module = diffusion("prediction", frozen="spatial")
     module.network.image.load_state_dict(image.state_dict())
     module.average.image.load_state_dict(image.state_dict())
-    run(module, windows(clips, latents=tmp_path / "latents", autoencoder=tmp_path / "autoencoder"), tmp_path, "3_prediction", steps=4)
+    run(module, windows(clips, **cached), tmp_path, "3_prediction", steps=4)
     run(diffusion("interpolation"), windows(clips, fps=[7.5, 3.75]), tmp_path, "4_interpolation", steps=4)
     decoder = AutoencoderModule(
         trained_video_autoencoder(tmp_path, levels=1), Optimization(lr=1e-2), trained="decoder", critic=PatchDiscriminator3d(4, 2)

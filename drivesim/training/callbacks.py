@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from drivesim.shapes import as_bytes
 from drivesim.training.export import export_parts
-from drivesim.training.stage_module import Batch, StageModule
+from drivesim.training.stage_module import Batch, StageModule, time_left_s
 
 __all__ = ["Export", "LastCheckpoint", "Pictures", "Progress", "grid"]
 
@@ -48,6 +48,9 @@ class Progress(ProgressBar):
         if self._bar is None or trainer.global_step == self._bar.n:
             return
         metrics = {name: f"{float(value):.4f}" for name, value in trainer.progress_bar_metrics.items()}
+        left = time_left_s(trainer)
+        if left is not None:
+            metrics["time box"] = f"{left / 60:.1f} min left"
         self._bar.set_postfix(metrics, refresh=False)
         self._bar.update(trainer.global_step - self._bar.n)
 

@@ -21,10 +21,21 @@ from drivesim.training.ema import averaged_copy, decay_at, update_average
 from drivesim.training.freeze import weight_groups
 from drivesim.training.learning_rate import Optimization
 
-__all__ = ["NonFiniteLossError", "Part", "StageModule", "generator_for"]
+__all__ = ["NonFiniteLossError", "Part", "StageModule", "generator_for", "time_left_s"]
 
 Batch = dict[str, Any]
 _STREAMS = ("train", "validation", "pictures")
+
+
+def _timer(trainer: L.Trainer) -> Timer | None:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
+
+
+def time_left_s(trainer: L.Trainer) -> float | None:
+    """Seconds left in the time box; None without one."""
+    timer = _timer(trainer)
+    left = timer.time_remaining() if timer is not None else None
+    return None if left is None else max(left, 0.0)
 
 
 @dataclass(frozen=True)
@@ -99,11 +110,11 @@ class StageModule(L.LightningModule):
         by_steps = self.global_step / planned
         if self.optimization.decay != "time":
             return by_steps
-        timer = next((callback for callback in self.trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
-        left = timer.time_remaining() if timer else None
-        if timer is None or left is None:
+        left = time_left_s(self.trainer)
+        if left is None:
             raise UsageError("decay=time needs a time box: set max_minutes=N")
-        return max(by_steps, timer.time_elapsed() / max(timer.time_elapsed() + left, 1e-9))
+        spent = _timer(self.trainer).time_elapsed()  # type: ignore[union-attr]
+        return max(by_steps, spent / max(spent + left, 1e-9))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         factor = self.optimization.factor(self.global_step, self.progress())

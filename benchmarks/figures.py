@@ -1,0 +1,71 @@
+"""The pictures of README and model card, from what training and rollouts left on disk.
+
+    python benchmarks/figures.py rollouts rollouts/day rollouts/night --out docs/images/rollouts.png
+    python benchmarks/figures.py curves runs/mini --out docs/images/training.png
+
+``rollouts``: two rows for each rollout, frames evenly spread over it, plain above and with boxes below. ``curves``: training loss
+(smoothed) and validation loss of every stage in a checkpoint folder's runs/.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from drivesim.datasets.clips import ClipDataset
+from drivesim.simulation.preview import annotate
+
+
+def rollout_rows(root: Path, columns: int, width: int) -> list[np.ndarray]:
+    """Two strips (h, columns * width, 3) of the first clip of ``root``."""
+    dataset = ClipDataset(root)
+    track, rate = dataset.labels(0), float(dataset.frame_rates[0])
+    chosen = np.linspace(0, dataset.lengths[0] - 1, columns).round().astype(int)
+    frames = dataset.frames(0, chosen)
+    plain = [cv2.resize(frame, (width, width // 2), interpolation=cv2.INTER_AREA) for frame in frames]
+    drawn = [annotate(frame, track, int(number), number / rate) for frame, number in zip(frames, chosen, strict=True)]
+    drawn = [cv2.resize(picture, (width, picture.shape[0] * width // picture.shape[1]), interpolation=cv2.INTER_AREA) for picture in drawn]
+    return [np.hstack(plain), np.hstack(drawn)]
+
+
+def rollouts(roots: list[Path], out: Path, columns: int = 6, width: int = 256) -> None:
+    sheet = np.vstack([row for root in roots for row in rollout_rows(root, columns, width)])
+    cv2.imwrite(str(out), np.ascontiguousarray(sheet[..., ::-1]))
+
+
+def curves(folder: Path, out: Path) -> None:
+    stages = sorted(path.parent for path in folder.glob("runs/*/metrics.csv"))
+    figure = Figure(figsize=(4 * len(stages), 3), layout="constrained")
+    for axes, stage in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
+        rows = pd.read_csv(stage / "metrics.csv")
+        train, validation = (rows[rows["name"] == name].set_index("step")["value"] for name in ("train/loss", "val/loss"))
+        smooth = train.ewm(halflife=10).mean()
+        axes.plot(smooth.index, smooth, label="training", linewidth=1)
+        axes.plot(validation.index, validation, "o-", label="validation", markersize=3)
+        hours = (rows["time_s"].max() - rows["time_s"].min()) / 3600
+        axes.set(title=f"{stage.name}, {hours:.2f} h", xlabel="step", ylabel="loss")
+        axes.set_ylim(0, float(np.nanquantile(smooth, 0.98)) * 1.1)
+        axes.legend(frameon=False)
+    figure.savefig(out, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("rollouts", "curves"))
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.what == "rollouts":
+        rollouts(arguments.folders, arguments.out)
+    else:
+        curves(arguments.folders[0], arguments.out)
+
+
+if __name__ == "__main__":
+    main()
