@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,6 @@ def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = say(capsys, *command.split(), "--help")
     assert code == 0 and out.startswith("Usage: drivesim") and not err
-
-
-def test_help_answers_within_a_second() -> None:
-    """The best of three, because the machine may be busy; nothing heavy may be imported for it."""
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "drivesim.cli", "rollout", "--help"], check=True, capture_output=True, cwd=ROOT)
-        seconds.append(time.perf_counter() - begin)
-    assert min(seconds) < 1.0
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -158,13 +158,14 @@ class DiffusionModule(StageModule):
         losses, sigmas = self.objective(self.average, latents, batch["labels"], self.draws("validation", batch_idx))
         self.log("val/loss", self.finite(losses.mean(), "validation loss"), prog_bar=True, batch_size=len(losses), sync_dist=True)
         bands = torch.bucketize(sigmas, torch.tensor(NOISE_BANDS, device=sigmas.device))
-        for loss, band in zip(losses, bands.tolist(), strict=True):
-            self.band_losses[band].update(loss)
+        for band, metric in enumerate(self.band_losses):
+            metric.update(losses, weight=(bands == band).float())  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         for low, metric in zip((0.0, *NOISE_BANDS), self.band_losses, strict=True):
-            if metric.update_called:  # type: ignore[truthy-function]
-                self.log(f"val/loss_sigma_from_{low:g}", metric.compute())  # type: ignore[operator]
+            mean = metric.compute()  # type: ignore[operator]  # over all processes; NaN where no window fell into the band
+            if torch.isfinite(mean):
+                self.log(f"val/loss_sigma_from_{low:g}", mean, rank_zero_only=True)
             metric.reset()  # type: ignore[operator]
 
     @torch.no_grad()
