@@ -1,6 +1,6 @@
 """The gate before any long training: one clip learned by heart, through the same commands that train for real.
 
-    python benchmarks/overfit.py --minutes 6
+    python benchmarks/overfit.py --minutes 15
     python benchmarks/overfit.py --data DATASET --clip CLIP_ID --preset mini --minutes 60
 
 The autoencoder must give the clip back at 35 dB or more, and the prediction network, told the first two frames of a window, the true
@@ -68,7 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default=None, help="clip dataset; default: a clip of the toy road world is drawn")
     parser.add_argument("--clip", default=None, help="clip_id; default: the first")
     parser.add_argument("--preset", default="toy")
-    parser.add_argument("--minutes", type=float, default=6.0, help="training time, all stages together")
+    parser.add_argument("--minutes", type=float, default=15.0, help="training time, all stages together")
     parser.add_argument("--out", default=None, help="keep the checkpoint folder here")
     parser.add_argument("words", nargs="*", metavar="key=value", help="settings for every stage")
     return parser.parse_intermixed_args()

@@ -10,7 +10,16 @@ from gaussians import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivesim.diffusion.frame_mask import Known, LowResolution, draw_first_frames, draw_level, endpoints, first_frames, none_known
+from drivesim.diffusion.frame_mask import (
+    Known,
+    LowResolution,
+    carry_weights,
+    draw_first_frames,
+    draw_level,
+    endpoints,
+    first_frames,
+    none_known,
+)
 from drivesim.diffusion.parameterization import add_noise
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 3))
@@ -114,3 +123,28 @@ def test_low_resolution_guides_but_stands_in_no_slot(known: LowResolution, sigma
     assert torch.equal(known.keep(x), x)
     assert known.unknown.all()
     assert torch.equal(known.tensor(), Known(known.values, known.mask, known.level, known.noise).tensor())
+
+
+def test_between_two_known_frames_the_context_is_carried_linearly() -> None:
+    assert carry_weights(endpoints(1, 5))[0, :, 4].tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert carry_weights(endpoints(1, 5))[0, :, 0].tolist() == [1, 0.75, 0.5, 0.25, 0]
+
+
+def test_beyond_the_last_known_frame_it_is_held() -> None:
+    assert carry_weights(first_frames(1, 4, 2))[0, 1:, 1].tolist() == [1, 1, 1]
+    assert not carry_weights(first_frames(1, 4, 2))[0, 1:, [0, 2, 3]].any()
+
+
+@given(knowns())
+def test_carried_context_agrees_with_the_plain_one_on_known_frames(known: Known) -> None:
+    plain, carried = known.tensor(), known.carried()
+    assert torch.allclose(plain[known.mask], carried[known.mask].to(plain))
+    assert torch.equal(carried[:, :, -2] > 0, plain[:, :, -2] > 0)
+
+
+@given(knowns())
+def test_carried_shares_are_an_average_of_known_frames_or_nothing(known: Known) -> None:
+    shares = carry_weights(known.mask)
+    assert torch.allclose(shares.sum(2), known.mask.any(1, keepdim=True).float().expand(known.mask.shape))
+    assert (shares >= 0).all()
+    assert not shares.transpose(1, 2)[~known.mask].any()

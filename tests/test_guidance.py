@@ -126,7 +126,18 @@ def test_the_encoder_gets_the_context_and_x_untouched() -> None:
     assert torch.equal(x0[1, :2], known.values[1, :2])
 
 
-@pytest.mark.parametrize("way", ["slots", "encoder", "none"])
+def test_carried_context_comes_on_top_of_slots() -> None:
+    network, known = Recorder("carried"), known_pair()
+    x, sigma = draw(0, 2, 3, 1, 2, 2), torch.tensor([0.5, 0.9], dtype=torch.float64)
+    network_denoiser(network, "velocity", None, known)(x, sigma)
+    seen, sigmas, _, context = network.calls[0]
+    assert torch.equal(seen, known.insert(x, sigma)[0])
+    assert torch.equal(sigmas, known.insert(x, sigma)[1])
+    assert context is not None
+    assert torch.equal(context, known.carried())
+
+
+@pytest.mark.parametrize("way", ["slots", "encoder", "carried", "none"])
 def test_nothing_known_is_told_as_nothing(way: str) -> None:
     network = Recorder(way)
     x, sigma = draw(0, 2, 3, 1, 2, 2), torch.tensor([0.5, 0.9], dtype=torch.float64)

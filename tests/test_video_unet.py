@@ -18,7 +18,7 @@ from drivesim.models.video_unet import FrameByFrame, VideoUNet
 from drivesim.recipes import build
 
 B, T, C, H, W = 2, 4, 3, 4, 8
-KINDS = [("slots", "frame"), ("encoder", "scalar")]
+KINDS = [("slots", "frame"), ("encoder", "scalar"), ("carried", "frame")]
 
 
 def shaken(network: Any, seed: int = 0) -> Any:
@@ -62,7 +62,7 @@ def by_frame(network: nn.Module, x: Tensor, sigma: Tensor, labels: dict[str, Ten
 def test_new_it_is_the_image_network_exactly(context: str, alpha: str, level: float | str) -> None:
     network, (x, sigma, labels) = video(context, alpha), inputs()
     sigma = sigma if level == "per frame" else torch.full_like(sigma, float(level))
-    output = network(x, sigma, labels, context_of(x, 2) if context == "encoder" else None)
+    output = network(x, sigma, labels, context_of(x, 2) if context != "slots" else None)
     assert torch.equal(output, by_frame(image(), x, sigma, labels))
     assert output.is_contiguous()
 

@@ -24,10 +24,14 @@ Labels = dict[str, Tensor] | None
 """Label name -> (b, t, ...); None = every label null."""
 
 
+WAYS = ("slots", "encoder", "carried", "none")
+"""How a network is told known frames; see ``frame_mask``. "carried" is slots and context at once."""
+
+
 class Network(Protocol):
     """(x (b, t, c, h, w), sigma (b,) or (b, t), labels, context (b, t, c + 2, h, w) or None) -> like x.
 
-    Its attribute ``context`` says how it is told known frames: "slots", "encoder" or "none" (which is also what no attribute means).
+    Its attribute ``context`` says how it is told known frames: "slots", "encoder", "carried" or "none" (also what no attribute means).
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Any, context: Tensor | None, /) -> Tensor: ...
@@ -43,11 +47,13 @@ def call_network(network: Network, x: Tensor, sigma: Tensor, labels: Labels, kno
         DrivesimError: ``network.context`` is no way we know.
     """
     way = getattr(network, "context", "none")
-    if way not in ("slots", "encoder", "none"):
-        raise DrivesimError(f"a network's context must be slots, encoder or none, not {way!r}")
-    if known is not None and way == "slots":
+    if way not in WAYS:
+        raise DrivesimError(f"a network's context must be one of {', '.join(WAYS)}, not {way!r}")
+    context = None
+    if known is not None and way in ("slots", "carried"):
         x, sigma = known.insert(x, sigma)
-    context = known.tensor() if known is not None and way == "encoder" else None
+    if known is not None and way in ("encoder", "carried"):
+        context = known.tensor() if way == "encoder" else known.carried()
     return network(x, sigma, labels, context)
 
 

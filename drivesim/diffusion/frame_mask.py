@@ -1,9 +1,9 @@
 """The one mechanism behind prediction, interpolation and upsampling: some frames are known, a mask says which, a level says how well.
 
-Masks are bool (b, t), True = known. A network is told known frames in one of two ways: as a context tensor c_S (b, t, c + 2, h, w) beside
-its input (Align your Latents, Sec. 3.2), or by standing in their own frame slots with their own noise level (per-frame sigma). The known
-values are themselves noised a little ("noise augmentation"), which keeps long rollouts from drifting. This file does not know networks,
-schedules or losses.
+Masks are bool (b, t), True = known. A network is told known frames in one of three ways: as a context tensor c_S (b, t, c + 2, h, w)
+beside its input (Align your Latents, Sec. 3.2), by standing in their own frame slots with their own noise level (per-frame sigma), or by
+both, with c_S carried on into the unknown frames. The known values are themselves noised a little ("noise augmentation"), which keeps long
+rollouts from drifting. This file does not know networks, schedules or losses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from drivesim.diffusion.noise import uniform
 from drivesim.diffusion.parameterization import add_noise
 from drivesim.shapes import expand_to
 
-__all__ = ["Known", "LowResolution", "draw_first_frames", "draw_level", "endpoints", "first_frames", "none_known"]
+__all__ = ["Known", "LowResolution", "carry_weights", "draw_first_frames", "draw_level", "endpoints", "first_frames", "none_known"]
 
 
 def none_known(b: int, t: int) -> Tensor:
@@ -45,6 +45,24 @@ def draw_first_frames(b: int, t: int, probabilities: Sequence[float], generator:
     shares = torch.tensor(probabilities, dtype=torch.float64, device=generator.device)
     counts = torch.multinomial(shares, b, replacement=True, generator=generator)
     return first_frames(b, t, counts.clamp(max=t - 1))
+
+
+def carry_weights(mask: Tensor) -> Tensor:
+    """bool (b, t) -> float32 (b, t, t): row i says what share of each known frame frame i is given.
+
+    Linear in time between its known neighbours, all of the nearest one at the ends, zero where no frame is known.
+    """
+    t = mask.shape[1]
+    place = torch.arange(t, device=mask.device).expand(mask.shape)
+    before = torch.where(mask, place, -1).cummax(dim=1).values
+    after = torch.where(mask, place, t).flip(1).cummin(dim=1).values.flip(1)
+    gap = (after - before).clamp_min(1)
+    share = torch.where(before < 0, 1.0, torch.where(after >= t, 0.0, (place - before) / gap))  # of the one after
+    first, second = before.clamp(0, t - 1), after.clamp(0, t - 1)
+    weights = torch.zeros(*mask.shape, t, device=mask.device)
+    weights.scatter_add_(2, first[..., None], (1 - share)[..., None])
+    weights.scatter_add_(2, second[..., None], share[..., None])
+    return weights * mask.any(dim=1)[:, None, None]
 
 
 def draw_level(b: int, generator: torch.Generator, clean_share: float = 0.3, low: float = 0.02, high: float = 0.5) -> Tensor:
@@ -84,6 +102,19 @@ class Known:
         level = torch.where(mask, expand_to(self.level, self.values), 0.0)
         plane = self.values.new_zeros(1, 1, 1, *self.values.shape[-2:])
         return torch.cat([torch.where(mask, self.noised(), 0.0), mask + plane, level + plane], dim=2)
+
+    def carried(self) -> Tensor:
+        """c_S whose unknown frames hold what the nearest known ones suggest: (b, t, c + 2, h, w).
+
+        Between two known frames the noised values are mixed linearly in time, beyond the outermost they are held; the mask channel still
+        says which frames are known, and the level channel holds everywhere. So every frame sees the known content at its own place,
+        without waiting for it to travel through the temporal layers. All zero where nothing is known.
+        """
+        shares = carry_weights(self.mask).to(self.values)
+        values = torch.einsum("bij,bjchw->bichw", shares, torch.where(expand_to(self.mask, self.values), self.noised(), 0.0))
+        plane = self.values.new_zeros(1, 1, 1, *self.values.shape[-2:])
+        told = shares.sum(dim=2) * self.level[:, None].to(shares)
+        return torch.cat([values, expand_to(self.mask, values) + plane, expand_to(told, values) + plane], dim=2)
 
     def insert(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Stand the noised values in their frame slots.

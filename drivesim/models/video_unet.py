@@ -83,7 +83,7 @@ class VideoUNet(nn.Module):
         channels: C.
         frames: T of a window; with alpha "scalar" other lengths work too.
         context: how known frames come in. "slots": in their own frame slots of x, at their own noise level; "encoder": the paper's way,
-            as c_S through learned downsampling into every temporal convolution.
+            as c_S through learned downsampling into every temporal convolution; "carried": both, with c_S carried on into unknown frames.
         alpha: one mix per "frame" (the paper's driving models) or one "scalar" a layer.
         labels: scalar labels the temporal layers are told.
         attention_sites: paths that get temporal attention; None for all that the image network offers.
@@ -95,7 +95,7 @@ class VideoUNet(nn.Module):
         image: ImageNetwork,
         channels: int,
         frames: int = 10,
-        context: Literal["slots", "encoder"] = "slots",
+        context: Literal["slots", "encoder", "carried"] = "slots",
         alpha: Literal["frame", "scalar"] = "frame",
         labels: Sequence[str] = ("ego_speed_mps", "ego_yaw_rate_radps", "fps"),
         attention_sites: Sequence[str] | None = None,
@@ -104,7 +104,7 @@ class VideoUNet(nn.Module):
         embedding: int = 256,
     ) -> None:
         super().__init__()
-        _check_choice("context", context, ("slots", "encoder"))
+        _check_choice("context", context, ("slots", "encoder", "carried"))
         _check_choice("alpha", alpha, ("frame", "scalar"))
         self.recipe = recipe(
             self, image=image, channels=channels, frames=frames, context=context, alpha=alpha, labels=labels,
@@ -113,13 +113,13 @@ class VideoUNet(nn.Module):
         self.context, self.frames = context, frames
         self.image = image
         fixed = frames if alpha == "frame" else None
-        width = context_channels if context == "encoder" else 0
+        width = context_channels if context != "slots" else 0
         layers: dict[str, TemporalLayer] = {
             path: TemporalConvBlock(size, embedding, width, fixed) for path, size in self.image.sites().items()
         }
         for path, size in _chosen(self.image.attention_sites(), attention_sites).items():
             layers[path] = TemporalAttention(size, head_channels, fixed)
-        encoder = ContextEncoder(channels + 2, context_channels, self.image.levels) if context == "encoder" else None
+        encoder = ContextEncoder(channels + 2, context_channels, self.image.levels) if width else None
         self.temporal = TemporalLayers(layers, labels, embedding, encoder)
         for path, layer in layers.items():
             self.image.get_submodule(path).register_forward_hook(layer.hook)
@@ -128,7 +128,7 @@ class VideoUNet(nn.Module):
         """x (B, T, C, H, W) at noise levels sigma (B,) or (B, T); labels name -> (B, T, ...) or None for all null.
 
         Args:
-            context: c_S (B, T, C + 2, H, W) for context "encoder"; None there means that no frame is known.
+            context: c_S (B, T, C + 2, H, W) unless context is "slots"; None there means that no frame is known.
 
         Returns:
             (B, T, C, H, W). With T = 1 the temporal layers stand aside and this is the image network.
@@ -136,7 +136,7 @@ class VideoUNet(nn.Module):
         sigma = _per_frame(sigma, x)
         if x.shape[1] == 1:
             return _by_frames(self.image, x, sigma, labels)
-        if self.context == "encoder" and context is None:
+        if self.context != "slots" and context is None:
             context = x.new_zeros(*x.shape[:2], x.shape[2] + 2, *x.shape[3:])
         self.temporal.tell(self.temporal(sigma, labels, context))
         try:
