@@ -213,3 +213,9 @@ def test_a_network_without_a_recipe_and_a_folder_without_room(tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot write"):
         save_network(tmp_path / "file" / "net", Image(), {})
+
+
+def test_weights_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    weights = save_network(tmp_path / "image", Image(), {})
+    assert weights.stat().st_mode == (tmp_path / "plain").stat().st_mode

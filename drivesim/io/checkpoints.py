@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import drivesim
@@ -62,7 +62,8 @@ def save_network(
     borrowed = {prefix.rstrip("."): prefix.rstrip(".") for prefix in without}
     try:
         with replacing(weights) as part:
-            save_file({name: _stored(value, dtype) for name, value in kept.items()}, part)
+            # not save_file, which makes files that only their owner can read
+            part.write_bytes(save({name: _stored(value, dtype) for name, value in kept.items()}))
         described = {"recipe": dict(recipe), "metadata": dict(metadata), "sha256": file_hash(weights)}
         write_json(sidecar, {**described, **borrowed, "without": list(without)})
     except (OSError, SafetensorError) as error:
