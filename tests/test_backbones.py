@@ -22,6 +22,8 @@ def test_patch_critics_give_a_logit_per_patch() -> None:
 def test_critics_are_rebuilt_by_their_recipe(critic: torch.nn.Module) -> None:
     twin = build(critic.recipe)
     twin.load_state_dict(critic.state_dict())
+    frames = torch.rand(2, 3, 3, 16, 16) if isinstance(critic, PatchDiscriminator3d) else torch.rand(2, 3, 16, 16)
+    assert torch.equal(twin.eval()(frames), critic.eval()(frames))
 
 
 def test_feature_maps_halve_at_every_stage() -> None:
