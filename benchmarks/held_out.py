@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from drivesim.datasets.clips import ClipDataset, EveryWindow, FrameReader, table_of
 from drivesim.datasets.windows import WindowSpec
@@ -63,6 +64,7 @@ class Judge:
             asked.sampler,
             asked.steps_keyframes if predicts else asked.steps_interpolation,
             guidance=asked.guidance if predicts else 1.0,
+            label_guidance=asked.label_guidance if predicts else 1.0,
             context_level=asked.context_level if predicts else asked.interpolation_context_level,
         )
         filler = Filler(self.simulator.schedule, model["parameterization"], 0, self.simulator.device)
@@ -73,9 +75,8 @@ class Judge:
 
 
 def psnr(made: Tensor, true: Tensor) -> Tensor:
-    """(b, t, 3, H, W) twice -> dB per frame (b, t); the peak-to-peak range is 2."""
-    error = (made.clamp(-1, 1) - true).square().mean(dim=(2, 3, 4))
-    return 10 * torch.log10(4 / error.clamp_min(1e-10))
+    """(b, t, 3, H, W) twice, in [-1, 1] -> dB per frame (b, t), at most 100 (a standing car's frames can be equal)."""
+    return peak_signal_noise_ratio(made, true, data_range=(-1.0, 1.0), reduction="none", dim=(2, 3, 4)).clamp(max=100.0)
 
 
 def autoencoder(judge: Judge, root: Path, split: str, limit: int) -> Rows:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from drivesim.commands.train import run
 from drivesim.datasets.clips import ClipDataset, EveryWindow, FrameReader, table_of
@@ -113,8 +114,7 @@ def measure(checkpoint: Checkpoint, clip: Path) -> dict[str, float]:
 
 def psnr(made: Tensor, frames: Tensor) -> list[float]:
     """Per frame, in dB, of (b, t, 3, H, W) in [-1, 1]."""
-    error = (made.clamp(-1, 1) - frames).square().mean((2, 3, 4)).clamp_min(1e-10)
-    return (10 * torch.log10(4 / error)).flatten().tolist()
+    return peak_signal_noise_ratio(made, frames, data_range=(-1.0, 1.0), reduction="none", dim=(2, 3, 4)).flatten().tolist()
 
 
 if __name__ == "__main__":

@@ -195,8 +195,10 @@ def _missing(folder: Path, names: list[str]) -> str:
     preset = folder.name if folder.parent == WEIGHTS else "mini"
     stages = [NETWORKS[name] for name in names if name in NETWORKS] or [NETWORKS["autoencoder"]]
     what = "no weights" if folder.is_dir() else "no weights: no such checkpoint folder"
-    commands = "; ".join(f"drivesim train experiment={preset}/{stage} out={folder}" for stage in stages)
-    return f"{folder}: {what}; missing {', '.join(files)}; make them with: {commands}"
+    out = Path("runs") / preset if folder.parent == WEIGHTS else folder  # nobody trains into an installed package
+    commands = "; ".join(f"drivesim train experiment={preset}/{stage} data=CLIPS out={out}" for stage in stages)
+    use = f", and use them with --checkpoint {out}" if out != folder else ""
+    return f"{folder}: {what}; missing {', '.join(files)}; make them with: {commands}{use}"
 
 
 def _files(path: str | Path) -> tuple[Path, Path]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from drivesim.errors import DrivesimError
 from drivesim.models.backbones import PerceptualLite1
@@ -149,8 +150,7 @@ class AutoencoderModule(StageModule):
         frames = as_floats(batch["frames"])
         made = self.reconstruction(frames)
         loss = sum(self._distances(made, frames).values(), start=made.new_zeros(()))
-        error = (made.clamp(-1, 1) - frames).square().mean((2, 3, 4)).clamp_min(1e-10)
-        psnr = (10 * torch.log10(4.0 / error)).mean()
+        psnr = peak_signal_noise_ratio(made, frames, data_range=(-1.0, 1.0), reduction="none", dim=(2, 3, 4)).clamp(max=100.0).mean()
         values = {"val/loss": self.finite(loss, "validation loss"), "val/psnr": psnr}
         self.log_dict(values, prog_bar=True, batch_size=len(frames), sync_dist=True)
 
