@@ -126,7 +126,7 @@ def test_a_checkpoint_folder(tmp_path: Path) -> None:
 def test_missing_weights_name_the_files_and_the_commands(tmp_path: Path) -> None:
     save_folder(tmp_path)
     (tmp_path / "prediction.json").unlink()
-    with pytest.raises(CheckpointError, match=r"missing prediction.json; make them with: drivesim train experiment=mini/3_prediction data=CLIPS out="):
+    with pytest.raises(CheckpointError, match=r"missing prediction.json; .* experiment=mini/3_prediction data=CLIPS out="):
         load_checkpoint(tmp_path)
     assert "autoencoder" in load_checkpoint(tmp_path, need=()).networks
     (tmp_path / "model.json").unlink()
@@ -224,5 +224,5 @@ def test_weights_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
 def test_without_weights_in_the_package_training_is_sent_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path)
     monkeypatch.chdir(tmp_path.parent)
-    with pytest.raises(CheckpointError, match=r"experiment=mini/1_autoencoder data=CLIPS out=runs/mini.*use them with --checkpoint runs/mini"):
+    with pytest.raises(CheckpointError, match=r"1_autoencoder data=CLIPS out=runs/mini.*use them with --checkpoint runs/mini"):
         load_checkpoint("mini")
