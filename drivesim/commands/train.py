@@ -6,10 +6,8 @@ under ``out``. This file does not know what a stage is: it instantiates the conf
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,9 +27,6 @@ from drivesim.training.run import train
 __all__ = ["run"]
 
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
-
-# Lightning says these on every run of ours, and none of them asks for anything to be done.
-NOISE = (".*exists and is not empty", ".*treespec, LeafSpec.*", r".*module\(s\) in eval mode.*", ".*does not have many workers.*")
 
 
 def run(words: Sequence[str], multirun: bool, show: bool) -> None:
@@ -83,9 +78,6 @@ def _arguments(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _train(config: DictConfig) -> None:
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # no advertising, no list of absent devices
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message)
     if OmegaConf.is_missing(config, "data"):
         raise UsageError("say which clips to train on: data=FOLDER or data=[FOLDER, ...]")
     roots = [config.data] if isinstance(config.data, str) else list(config.data)
