@@ -27,8 +27,9 @@ from drivesim.datasets.clips import ClipDataset, EveryWindow, FrameReader, table
 from drivesim.datasets.windows import WindowSpec
 from drivesim.io.checkpoints import load_checkpoint
 from drivesim.shapes import as_floats, fold_time, unfold_time
-from drivesim.simulation.fill import Context, Filler, PassSettings
-from drivesim.simulation.simulator import RolloutSettings, Simulator
+from drivesim.simulation.fill import Context, Filler
+from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.simulator import Simulator
 
 Rows = dict[str, list[float]]
 HORIZONS = (1, 4, 8)
@@ -36,10 +37,9 @@ HORIZONS = (1, 4, 8)
 
 @dataclass
 class Judge:
-    """The networks of a checkpoint and how a rollout samples with them."""
+    """A simulator, asked for single windows."""
 
     simulator: Simulator
-    settings: RolloutSettings
 
     def windows(self, root: Path, split: str, frames: int, fps: float, limit: int) -> Iterator[tuple[int, Tensor, dict[str, Tensor]]]:
         """Disjoint held-out windows: (number of the first, frames (b, t, 3, H, W) in [-1, 1], labels)."""
@@ -58,20 +58,12 @@ class Judge:
 
     def fill(self, name: str, number: int, latents: Tensor, mask: Tensor, labels: dict[str, Tensor]) -> Tensor:
         """Latents with the frames outside ``mask`` (t,) made by the network of that pass."""
-        asked, model = self.settings, self.simulator.checkpoint.settings
-        predicts = name == "keyframes"
-        settings = PassSettings(
-            asked.sampler,
-            asked.steps_keyframes if predicts else asked.steps_interpolation,
-            guidance=asked.guidance if predicts else 1.0,
-            label_guidance=asked.label_guidance if predicts else 1.0,
-            context_level=asked.context_level if predicts else asked.interpolation_context_level,
-        )
-        filler = Filler(self.simulator.schedule, model["parameterization"], 0, self.simulator.device)
-        network = self.simulator.prediction if predicts else self.simulator.interpolation
+        simulator = self.simulator
+        filler = Filler(simulator.schedule, simulator.checkpoint.settings["parameterization"], 0, simulator.device)
+        network = simulator.prediction if name == "keyframes" else simulator.interpolation
         context = Context(latents, mask.expand(latents.shape[:2]))
         windows = range(number, number + len(latents))
-        return filler(network, name, list(windows), latents.shape[1:], labels, settings, context)
+        return filler(network, name, list(windows), latents.shape[1:], labels, simulator.settings.of_pass(name), context)
 
 
 def psnr(made: Tensor, true: Tensor) -> Tensor:
@@ -150,7 +142,7 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.checkpoint)
     settings = RolloutSettings.of(checkpoint.settings.get("rollout", {}))
-    judge = Judge(Simulator(checkpoint, settings), settings)
+    judge = Judge(Simulator(checkpoint, settings))
     tables = {
         f"{root.name} {split}": measured(judge, root, split, args.windows) for root, split in zip(args.data, args.splits, strict=True)
     }

@@ -22,7 +22,8 @@ from drivesim.eval.signals import measure
 from drivesim.io.checkpoints import load_checkpoint
 from drivesim.labels import Boxes, LabelTrack, Scenario, count_vehicles
 from drivesim.simulation.scenarios import TrackBank, sample_scenario
-from drivesim.simulation.simulator import RolloutSettings, Simulator, pick_device
+from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.simulator import Simulator, pick_device
 
 COLUMNS = {
     "day": "brightness, day",

@@ -31,7 +31,8 @@ from drivesim.io.checkpoints import Checkpoint, load_checkpoint
 from drivesim.labels import Scenario
 from drivesim.simulation.recorder import record
 from drivesim.simulation.scenarios import TrackBank, sample_scenario
-from drivesim.simulation.simulator import RolloutSettings, Simulator, Stopwatch, pick_device
+from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.simulator import Simulator, Stopwatch, pick_device
 
 SHOWN = ("image", "keyframes", "interpolation", "decode", "encode", "preview")
 

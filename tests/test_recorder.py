@@ -24,7 +24,8 @@ from drivesim.labels import BoxTrack, Scenario
 from drivesim.simulation.preview import ContactSheet, annotate, annotated_size
 from drivesim.simulation.recorder import Progress, Recorder, RolloutStopped, check_folder, record
 from drivesim.simulation.scenarios import ScenarioLabels
-from drivesim.simulation.simulator import RolloutSettings, Simulator, Step
+from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.simulator import Simulator, Step
 
 SIZE, FPS = (32, 64), 7.5
 

@@ -15,8 +15,10 @@ from drivesim.diffusion.samplers import NonFiniteError
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import Checkpoint
 from drivesim.labels import BoxTrack, Scenario
+from drivesim.simulation.fill import PassSettings
 from drivesim.simulation.plan import decode_chunks
-from drivesim.simulation.simulator import RolloutSettings, Simulator, Step, pick_device
+from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.simulator import Simulator, Step, pick_device
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +209,10 @@ def test_bad_requests(checkpoint: Checkpoint) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="--device cpu"):
             pick_device("cuda")
+
+
+def test_each_pass_takes_its_own_settings() -> None:
+    settings = RolloutSettings(steps_image=3, steps_keyframes=4, steps_interpolation=5, guidance=1.5, label_guidance=2.0, context_level=0.1)
+    assert settings.of_pass("image") == PassSettings("dpmpp_2m", 3, label_guidance=2.0)
+    assert settings.of_pass("keyframes") == PassSettings("dpmpp_2m", 4, 1.5, 2.0, 0.1)
+    assert settings.of_pass("interpolation_1") == settings.of_pass("interpolation_2") == PassSettings("dpmpp_2m", 5)

@@ -21,7 +21,8 @@ from drivesim.labels import LABELS, Scenario
 from drivesim.simulation.inputs import read_boxes, read_start
 from drivesim.simulation.recorder import Progress, Recording, check_folder, record
 from drivesim.simulation.scenarios import TrackBank, sample_scenario
-from drivesim.simulation.simulator import RolloutSettings, Simulator, pick_device
+from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.simulator import Simulator, pick_device
 
 __all__ = ["next_folder", "run", "scenario_of"]
 

@@ -9,19 +9,16 @@ later call still needs are kept, so memory does not grow with minutes. This file
 
 from __future__ import annotations
 
-import difflib
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivesim.diffusion.samplers import SAMPLERS
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import Checkpoint
 from drivesim.labels import LabelTrack, Scenario
@@ -30,62 +27,12 @@ from drivesim.models.unet import ImageNetwork
 from drivesim.models.video_unet import FrameByFrame, VideoUNet
 from drivesim.recipes import build
 from drivesim.shapes import as_bytes, as_floats
-from drivesim.simulation.fill import Context, Filler, PassSettings
+from drivesim.simulation.fill import Context, Filler
 from drivesim.simulation.plan import FACTOR, Chunk, RolloutPlan, Window, decode_chunks, plan_rollout
 from drivesim.simulation.scenarios import ScenarioLabels
+from drivesim.simulation.settings import RolloutSettings
 
-__all__ = ["RolloutSettings", "Simulator", "Step", "Stopwatch", "pick_device"]
-
-
-@dataclass(frozen=True)
-class RolloutSettings:
-    """How to sample; a checkpoint's model.json holds the defaults under "rollout". guidance: Eq. 4 for keyframes (1 = one call)."""
-
-    fps: float = 7.5
-    sampler: str = "dpmpp_2m"
-    steps_image: int = 24
-    steps_keyframes: int = 16
-    steps_interpolation: int = 4
-    guidance: float = 1.0
-    label_guidance: float = 1.0
-    context_level: float = 0.05
-    """Noise level (sigma) put on known keyframes: what keeps long rollouts from drifting."""
-    interpolation_context_level: float = 0.0
-    batch: int = 8
-    """Interpolation windows per network call."""
-    decode_frames: int = 32
-    """Frames decoded at a time."""
-    max_boxes: int = 32
-    """Boxes per frame that the networks are told of: the largest ones."""
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise UsageError(f"rollout.sampler must be one of {', '.join(SAMPLERS)}, not {self.sampler!r}")
-        for name in ("steps_image", "steps_keyframes", "steps_interpolation", "batch", "decode_frames", "max_boxes"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise UsageError(f"rollout.{name} must be a whole number from 1, not {getattr(self, name)}")
-        for name in ("context_level", "interpolation_context_level"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"rollout.{name} must lie in 0..1, not {getattr(self, name)}")
-        for name in ("guidance", "label_guidance"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise UsageError(f"rollout.{name} must be a number from 0, not {getattr(self, name)}")
-
-    @classmethod
-    def of(cls, defaults: Mapping[str, Any], **overrides: Any) -> RolloutSettings:
-        """A checkpoint's defaults with the user's wishes on top; None = no wish.
-
-        Raises:
-            UsageError: a name that is no setting, with the nearest one, or a value out of range.
-        """
-        merged = {**defaults, **{name: value for name, value in overrides.items() if value is not None}}
-        known = [item.name for item in fields(cls)]
-        for name in merged:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean rollout.{near[0]}?" if near else f"; there are {', '.join(known)}"
-                raise UsageError(f"there is no setting rollout.{name}{hint}")
-        return cls(**merged)
+__all__ = ["Simulator", "Step", "Stopwatch", "pick_device"]
 
 
 @dataclass(frozen=True)
@@ -215,7 +162,7 @@ class _Run:
             yield made
 
     def _first_frame(self) -> Tensor:
-        settings = PassSettings(self.settings.sampler, self.settings.steps_image, label_guidance=self.settings.label_guidance)
+        settings = self.settings.of_pass("image")
         with self.timed("image"):
             labels = self._told(range(1), self.plan.keyframe_fps)
             return self.fill(self.simulator.image, "image", [0], (1, *self.simulator.latent_shape), labels, settings)[0]
@@ -227,8 +174,7 @@ class _Run:
 
     def _window(self, window: Window, recent: Tensor) -> Tensor:
         """The keyframes that ``window`` makes, (kept, c, h, w)."""
-        asked = self.settings
-        settings = PassSettings(asked.sampler, asked.steps_keyframes, asked.guidance, asked.label_guidance, asked.context_level)
+        settings = self.settings.of_pass("keyframes")
         with self.timed("keyframes"):
             labels = self._told(range(window.first, window.first + window.size), self.plan.keyframe_fps)
             values = recent.new_zeros(1, window.size, *recent.shape[1:])
@@ -254,9 +200,6 @@ class _Run:
     def _between(self, ends: Tensor, first: int, level: int) -> Tensor:
         """(n + 1, c, h, w) neighbours of ``level``, the first one being its frame ``first`` -> (4 n, c, h, w): all that follows it."""
         count, size = len(ends) - 1, FACTOR + 1
-        settings = PassSettings(
-            self.settings.sampler, self.settings.steps_interpolation, context_level=self.settings.interpolation_context_level
-        )
         fps, numbers = self.plan.level_fps(level + 1), range(first, first + count)
         network = self.simulator.interpolation
         if network is None:
@@ -269,7 +212,7 @@ class _Run:
             mask = torch.zeros(count, size, dtype=torch.bool, device=ends.device)
             mask[:, [0, -1]] = True
             stage, context = f"interpolation_{level + 1}", Context(values, mask)
-            latents = self.fill(network, stage, numbers, values.shape[1:], labels, settings, context)
+            latents = self.fill(network, stage, numbers, values.shape[1:], labels, self.settings.of_pass(stage), context)
         return latents[:, 1:].flatten(0, 1)
 
     # decoding

@@ -1,0 +1,74 @@
+"""How a rollout samples: one checked set of numbers, and what each pass takes from it. It does not know networks, labels or time."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from drivesim.diffusion.samplers import SAMPLERS
+from drivesim.errors import UsageError
+from drivesim.simulation.fill import PassSettings
+
+__all__ = ["RolloutSettings"]
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How to sample; a checkpoint's model.json holds the defaults under "rollout". guidance: Eq. 4 for keyframes (1 = one call)."""
+
+    fps: float = 7.5
+    sampler: str = "dpmpp_2m"
+    steps_image: int = 24
+    steps_keyframes: int = 16
+    steps_interpolation: int = 4
+    guidance: float = 1.0
+    label_guidance: float = 1.0
+    context_level: float = 0.05
+    """Noise level (sigma) put on known keyframes: what keeps long rollouts from drifting."""
+    interpolation_context_level: float = 0.0
+    batch: int = 8
+    """Interpolation windows per network call."""
+    decode_frames: int = 32
+    """Frames decoded at a time."""
+    max_boxes: int = 32
+    """Boxes per frame that the networks are told of: the largest ones."""
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise UsageError(f"rollout.sampler must be one of {', '.join(SAMPLERS)}, not {self.sampler!r}")
+        for name in ("steps_image", "steps_keyframes", "steps_interpolation", "batch", "decode_frames", "max_boxes"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise UsageError(f"rollout.{name} must be a whole number from 1, not {getattr(self, name)}")
+        for name in ("context_level", "interpolation_context_level"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"rollout.{name} must lie in 0..1, not {getattr(self, name)}")
+        for name in ("guidance", "label_guidance"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UsageError(f"rollout.{name} must be a number from 0, not {getattr(self, name)}")
+
+    @classmethod
+    def of(cls, defaults: Mapping[str, Any], **overrides: Any) -> RolloutSettings:
+        """A checkpoint's defaults with the user's wishes on top; None = no wish.
+
+        Raises:
+            UsageError: a name that is no setting, with the nearest one, or a value out of range.
+        """
+        merged = {**defaults, **{name: value for name, value in overrides.items() if value is not None}}
+        known = [item.name for item in fields(cls)]
+        for name in merged:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean rollout.{near[0]}?" if near else f"; there are {', '.join(known)}"
+                raise UsageError(f"there is no setting rollout.{name}{hint}")
+        return cls(**merged)
+
+    def of_pass(self, stage: str) -> PassSettings:
+        """How the pass ``stage`` (a name of ``PASSES``) samples: rollouts and benchmarks ask here, so that they cannot differ."""
+        if stage == "image":
+            return PassSettings(self.sampler, self.steps_image, label_guidance=self.label_guidance)
+        if stage == "keyframes":
+            return PassSettings(self.sampler, self.steps_keyframes, self.guidance, self.label_guidance, self.context_level)
+        return PassSettings(self.sampler, self.steps_interpolation, context_level=self.interpolation_context_level)
