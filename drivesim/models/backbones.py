@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from drivesim.errors import DrivesimError
 
-__all__ = ["EfficientNetLite", "PerceptualLite1", "lite1_weights"]
+__all__ = ["EfficientNetLite", "EfficientNetLiteHead", "PerceptualLite1", "lite1_weights"]
 
 # (kernel, stride, expansion, channels) per stage, and how often each is repeated
 _STAGES = ((3, 1, 1, 16), (3, 2, 6, 24), (5, 2, 6, 40), (3, 2, 6, 80), (5, 1, 6, 112), (5, 2, 6, 192), (3, 1, 6, 320))
@@ -110,6 +110,20 @@ def lite1_weights() -> Path | None:
         return None
     found = sorted(Path(spec.submodule_search_locations[0]).glob(f"models/*{_LITE1_SHA256_PREFIX}*.pth"))
     return found[0] if found else None
+
+
+class EfficientNetLiteHead(EfficientNetLite):
+    """All seven stages and the published 1x1 convolution to 1280 channels behind them; the classifier is left out."""
+
+    channels = 1280
+
+    def __init__(self, variant: str = "lite0") -> None:
+        super().__init__(variant, len(_STAGES))
+        self._conv_head, self._bn1 = _SameConv(_STAGES[-1][-1], self.channels, 1, bias=False), _bn(self.channels)
+
+    def pooled(self, last: Tensor) -> Tensor:
+        """The last map of ``forward``, (f, 320, h, w), -> what the classifier would see, averaged over places: (f, 1280), 0..6."""
+        return F.relu6(self._bn1(self._conv_head(last))).mean((2, 3))
 
 
 class PerceptualLite1(nn.Module):
