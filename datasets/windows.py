@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drivesim.errors import UsageError
+from drivesim.rates import whole_strides
 
 __all__ = ["Listing", "Served", "Window", "WindowSpec", "WindowTable"]
 
@@ -83,9 +84,9 @@ class Listing:
     def __init__(self, frame_rates: np.ndarray, lengths: np.ndarray, frames: int, fps: float | None, tolerance: float = 0.1) -> None:
         self.frames, self.fps = frames, fps
         self.frame_rates, self.lengths = np.asarray(frame_rates, np.float64), np.asarray(lengths, np.int64)
-        ratio = np.ones_like(self.frame_rates) if fps is None else self.frame_rates / fps
-        self.stride = np.maximum(1, np.rint(ratio)).astype(np.int64)
-        self.fits = np.abs(ratio / self.stride - 1) <= tolerance
+        stride = np.ones_like(self.lengths) if fps is None else whole_strides(self.frame_rates, fps, tolerance)
+        self.fits = stride > 0
+        self.stride = np.maximum(1, stride)
         self.starts = np.where(self.fits, np.maximum(0, self.lengths - (frames - 1) * self.stride), 0)
         self._ends = np.cumsum(self.starts)
         self._disjoint = np.where(self.starts > 0, (self.starts - 1) // (frames * self.stride) + 1, 0)

@@ -85,6 +85,39 @@ def train(
     run(words or [], multirun=multirun, show=show)
 
 
+@app.command()
+def evaluate(
+    real: Annotated[list[Path], typer.Option(help="Recorded or simulated clips to compare with; may be given several times.")],
+    generated: Annotated[list[Path], typer.Option(help="Made clips: clip datasets or folders of MP4s; may be given several times.")],
+    protocol: Annotated[list[str] | None, flag("the offline ones", "Named protocol; may be given several times.")] = None,
+    split: Annotated[str | None, flag("test", "Which clips of --real.")] = None,
+    train: Annotated[list[Path] | None, flag("the train split of --real", "Training clips, for floors and memorisation.")] = None,
+    checkpoint: Annotated[str | None, flag("none", "Its autoencoder's reconstruction is the ceiling: a preset or a folder.")] = None,
+    parts: Annotated[list[str] | None, flag("all that apply", "distances, drift, labels, memorisation; may be given several times.")] = None,
+    out: Annotated[Path | None, flag("GENERATED/evaluation", "Folder for the result, its table and plots.")] = None,
+    fetch_weights: Annotated[bool, typer.Option("--fetch-weights", help="Download published feature networks that are missing.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute every feature again.")] = False,
+    words: Words = None,
+) -> int:
+    """Measure made clips against recorded ones by frozen, named protocols."""
+    from drivesim.commands.evaluate import run
+
+    flags = dict(real=real, generated=generated, protocol=protocol, split=split, train=train, checkpoint=checkpoint, parts=parts, out=out)
+    return run({**flags, "fetch_weights": fetch_weights or None, "no_cache": no_cache or None}, words or [])
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Rollouts or clip datasets, shown side by side.")],
+    out: Annotated[Path | None, flag("DIR/report.html", "Page to write.")] = None,
+    max_mb: Annotated[float | None, flag("200", "Largest page; longer videos are shortened.")] = None,
+) -> int:
+    """One HTML page that works offline: videos with boxes, label timelines, metrics, provenance."""
+    from drivesim.commands.report import run
+
+    return run(dict(folders=folders, out=out, max_mb=max_mb), [])
+
+
 @data.command()
 def synth(
     out: Annotated[Path, typer.Option(help="Folder to write.")],

@@ -6,6 +6,7 @@ picture size alone, never from the machine: the same frames give the same bytes.
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from av.video.stream import VideoStream
 from .atomic import part_of, publish, replacing
 from .decoding import Size, VideoError, probe
 
-__all__ = ["SegmentedVideoWriter", "VideoWriter", "concat_segments", "exact_rate", "write_video"]
+__all__ = ["SegmentedVideoWriter", "VideoWriter", "concat_segments", "exact_rate", "recode", "write_video"]
 
 CRF = 18
 FASTSTART = {"movflags": "+faststart"}
@@ -113,6 +114,34 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float | Fra
         for frame in chain([first], frames):
             writer.write(frame)
     return writer.frames
+
+
+def recode(frames: np.ndarray, fps: float | Fraction, crf: int = CRF) -> np.ndarray:
+    """uint8 RGB frames (n, h, w, 3) as they come back from an MP4 that ``write_video`` would make of them; nothing touches the disk.
+
+    Raises:
+        VideoError: no frames, odd size, another type, or bad rate.
+    """
+    where, rate = Path("frames in memory"), exact_rate(fps)
+    if not len(frames):
+        raise VideoError(f"{where}: no frames were given, so there is no video")
+    size = _even(where, (frames.shape[1], frames.shape[2]))
+    frames, memory = _checked(where, frames, size), io.BytesIO()
+    with _writing(where), av.open(memory, "w", format="mp4") as out:
+        _encode(out, _h264(out, rate, size, crf), frames, rate)
+    memory.seek(0)
+    with av.open(memory, "r") as written:
+        stream = written.streams.video[0]
+        stream.codec_context.thread_count = 1
+        return np.stack([frame.to_ndarray(format="rgb24", interpolation="BILINEAR") for frame in written.decode(stream)])
+
+
+def _encode(container: OutputContainer, stream: VideoStream, frames: np.ndarray, rate: Fraction) -> None:
+    for number, picture in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame.pts, frame.time_base = number, 1 / rate
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
 
 
 class SegmentedVideoWriter:

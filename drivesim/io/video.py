@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .decoding import VideoError, VideoInfo, count_frames, iterate_frames, probe, read_frames
-from .encoding import SegmentedVideoWriter, VideoWriter, concat_segments, exact_rate, write_video
+from .encoding import SegmentedVideoWriter, VideoWriter, concat_segments, exact_rate, recode, write_video
 
 __all__ = [
     "SegmentedVideoWriter", "VideoError", "VideoInfo", "VideoWriter", "concat_segments", "count_frames", "exact_rate", "iterate_frames",
-    "probe", "read_frames", "write_video",
+    "probe", "read_frames", "recode", "write_video",
 ]  # fmt: skip
