@@ -1,4 +1,4 @@
-"""Measures of a video that need no network: brightness, sharpness, colour, and how much the picture moves.
+"""Measures of a video that need no network: brightness, exposure, sharpness, colour, and how much the picture moves.
 
 They say whether a night is dark and whether a road moves, not whether a picture is good. Frames come as an iterable of uint8 (h, w, 3)
 RGB arrays and are looked at once, two at a time, so minutes of video cost the memory of two frames. This file does not know labels,
@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 import cv2
 import numpy as np
 
-__all__ = ["Signals", "brightness", "colourfulness", "flow_magnitude", "measure", "sharpness", "temporal_difference"]
+__all__ = [
+    "Signals", "brightness", "colourfulness", "exposure", "flow_magnitude", "measure", "saturation", "sharpness", "temporal_difference",
+]  # fmt: skip
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 """Rec. 709 weights of red, green and blue."""
@@ -21,15 +23,18 @@ LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 @dataclass(frozen=True)
 class Signals:
-    """Measures of one video of T frames. The first three are float32 (T,), the last two (T - 1,): between a frame and the next.
+    """Measures of one video of T frames. The first five are float32 (T,), the last two (T - 1,): between a frame and the next.
 
     brightness: mean luma, 0..1.   sharpness: variance of the Laplacian of luma in 0..255.   colourfulness: Hasler and Suesstrunk's M3.
+    saturation: mean saturation, 0..1.   exposure: log-average luma, 1/255..1.
     temporal_difference: mean absolute change of a pixel, 0..1.   flow_magnitude: mean optical flow, in frame widths.
     """
 
     brightness: np.ndarray
     sharpness: np.ndarray
     colourfulness: np.ndarray
+    saturation: np.ndarray
+    exposure: np.ndarray
     temporal_difference: np.ndarray
     flow_magnitude: np.ndarray
 
@@ -40,15 +45,15 @@ class Signals:
 
 def measure(frames: Iterable[np.ndarray]) -> Signals:
     """All measures in one pass over uint8 frames (h, w, 3)."""
-    single: list[tuple[float, float, float]] = []
-    pairs: list[tuple[float, float]] = []
+    single: list[tuple[float, ...]] = []
+    pairs: list[tuple[float, ...]] = []
     before: np.ndarray | None = None
     for frame in frames:
-        single.append((brightness(frame), sharpness(frame), colourfulness(frame)))
+        single.append((brightness(frame), sharpness(frame), colourfulness(frame), saturation(frame), exposure(frame)))
         if before is not None:
             pairs.append((temporal_difference(before, frame), flow_magnitude(before, frame)))
         before = frame
-    alone = np.array(single, np.float32).reshape(-1, 3)
+    alone = np.array(single, np.float32).reshape(-1, 5)
     between = np.array(pairs, np.float32).reshape(-1, 2)
     return Signals(*alone.T, *between.T)
 
@@ -70,6 +75,22 @@ def colourfulness(frame: np.ndarray) -> float:
     spread = np.hypot(red_green.std(), yellow_blue.std())
     shift = np.hypot(red_green.mean(), yellow_blue.mean())
     return float(spread + 0.3 * shift)
+
+
+def saturation(frame: np.ndarray) -> float:
+    """Mean over the pixels of (max - min) / max of red, green and blue (the S of HSV): 0 grey or black, 1 pure colours."""
+    red, green, blue = frame[..., 0], frame[..., 1], frame[..., 2]
+    high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    return float(((high - low) / np.maximum(high, 1).astype(np.float32)).mean())
+
+
+def exposure(frame: np.ndarray) -> float:
+    """Log-average luma: exp of the mean of log(luma), luma in 1/255..1 (Reinhard et al., SIGGRAPH 2002, Eq. 1).
+
+    Far below ``brightness`` where a few lamps light a black picture, close to it where everything has gone grey.
+    """
+    luma = np.maximum((frame.reshape(-1, 3) @ LUMA) / 255, 1 / 255)
+    return float(np.exp(np.log(luma).mean(dtype=np.float64)))
 
 
 def temporal_difference(before: np.ndarray, after: np.ndarray) -> float:

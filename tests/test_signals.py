@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drivesim.eval.signals import brightness, colourfulness, flow_magnitude, measure, sharpness, temporal_difference
+from drivesim.eval.signals import (
+    brightness,
+    colourfulness,
+    exposure,
+    flow_magnitude,
+    measure,
+    saturation,
+    sharpness,
+    temporal_difference,
+)
 
 
 def flat(value: int | tuple[int, int, int]) -> np.ndarray:
@@ -40,6 +49,20 @@ def test_one_colour_has_only_the_shift_term() -> None:
     assert colourfulness(flat((red, green, blue))) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("colour", "expected"), [((90, 90, 90), 0), ((0, 0, 0), 0), ((200, 0, 0), 1), ((200, 100, 50), 0.75)])
+def test_saturation_of_one_colour_is_its_own(colour: tuple[int, int, int], expected: float) -> None:
+    assert saturation(flat(colour)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_exposure_is_the_geometric_mean_of_luma() -> None:
+    assert exposure(flat(128)) == pytest.approx(128 / 255, rel=1e-5)
+    assert exposure(flat(0)) == pytest.approx(1 / 255)
+    lamps = flat(1)
+    lamps[:8] = 255
+    assert exposure(lamps) == pytest.approx(255**-0.75, rel=1e-5)
+    assert exposure(lamps) < 0.1 * brightness(lamps)
+
+
 def test_temporal_difference_counts_the_change() -> None:
     assert temporal_difference(flat(10), flat(61)) == pytest.approx(51 / 255)
     assert temporal_difference(flat(10), flat(10)) == 0
@@ -55,6 +78,7 @@ def test_flow_of_a_shifted_texture_is_the_shift() -> None:
 def test_measure_looks_at_an_iterator_once() -> None:
     signals = measure(flat(value) for value in (0, 51, 255))
     assert signals.brightness == pytest.approx([0, 0.2, 1], abs=1e-6)
+    assert signals.saturation == pytest.approx([0, 0, 0]) and signals.exposure == pytest.approx([1 / 255, 0.2, 1], rel=1e-5)
     assert len(signals.flow_magnitude) == len(signals.temporal_difference) == 2
     assert signals.means()["brightness"] == pytest.approx(0.4, abs=1e-6)
 
