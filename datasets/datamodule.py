@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -59,6 +60,8 @@ class ClipDataModule(L.LightningDataModule):
         samples_per_epoch: windows an epoch (None = as many as there are disjoint ones).
         val_windows: at most so many validation windows, evenly spread (None = every disjoint one).
         train_split, val_split: values of the split column; clips without a split train. None = all clips.
+        half: 0 or 1 = train on that half of the drives only (by a checksum of the drive's name), so that two networks that must not
+            share training clips can be told apart; None = on all.
         mirror, crop, colour, speed: see ``Augment``; training only.
         latents: folder of the latent cache; with ``autoencoder``, an exported network's path without suffix (or ``encoder``, a network),
             batches hold "latents" and the cache is filled before training. Then mirror, crop and colour act through ``variants``, of which
@@ -85,6 +88,7 @@ class ClipDataModule(L.LightningDataModule):
         val_windows: int | None = 64,
         train_split: str | None = "train",
         val_split: str | None = "val",
+        half: int | None = None,
         mirror: float = 0.0,
         crop: float = 0.0,
         colour: float = 0.0,
@@ -105,7 +109,7 @@ class ClipDataModule(L.LightningDataModule):
         self.augment = Augment(mirror, crop, colour, speed)
         self.batch_size, self.workers, self.seed, self.max_boxes = batch_size, workers, seed, max_boxes
         self.weights, self.samples_per_epoch, self.val_windows = weights, samples_per_epoch, val_windows
-        self.splits = {"train": train_split, "val": val_split}
+        self.splits, self.half = {"train": train_split, "val": val_split}, half
         self.latents, self.autoencoder, self.encoder = latents, autoencoder, encoder
         self.variants, self.encode_batch = tuple(variants or self._variants()), encode_batch
         self._opened: dict[str, list[ClipDataset]] = {}
@@ -187,6 +191,9 @@ class ClipDataModule(L.LightningDataModule):
         """The datasets of one split, read once a process."""
         if part not in self._opened:
             self._opened[part] = [ClipDataset(root, self.splits[part]) for root in self.roots]
+            if part == "train" and self.half is not None:
+                for dataset in self._opened[part]:
+                    dataset.faults.update(dict.fromkeys(_of_half(dataset, 1 - self.half), "its drive belongs to the other half"))
         return self._opened[part]
 
     def _variants(self) -> list[str]:
@@ -202,6 +209,8 @@ class ClipDataModule(L.LightningDataModule):
             raise UsageError("a latent cache needs an autoencoder to fill it: set data.autoencoder, or data.latents=null")
         if not self.roots:
             raise UsageError("no dataset to train on: set data=[FOLDER]")
+        if self.half not in (None, 0, 1):
+            raise UsageError(f"half must be 0, 1 or null, not {self.half!r}")
         for name, low in (("batch_size", 1), ("workers", 0), ("encode_batch", 1)):
             if getattr(self, name) < low:
                 raise UsageError(f"{name} must be at least {low}, not {getattr(self, name)}")
@@ -218,6 +227,21 @@ def encoder_hash(network: nn.Module) -> str:
         if not name.startswith("decoder"):
             digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _of_half(dataset: ClipDataset, half: int) -> list[int]:
+    """Positions of the clips whose drive falls into a half."""
+    rows = zip(dataset.clip_ids, dataset.records.clips["provenance"], strict=True)
+    return [clip for clip, (clip_id, origin) in enumerate(rows) if zlib.crc32(_drive(clip_id, origin).encode()) % 2 == half]
+
+
+def _drive(clip_id: str, provenance: object) -> str:
+    """The drive that a clip was cut from: what its provenance says, or the clip itself."""
+    try:
+        origin = json.loads(provenance) if isinstance(provenance, str) else {}
+    except ValueError:
+        origin = {}
+    return str(origin.get("drive", clip_id)) if isinstance(origin, dict) else clip_id
 
 
 def _encode(network: nn.Module, frames: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from drivesim.training.stage_module import StageModule
 
 STAGES = (*NETWORKS.values(), "5_decoder")
 PRESETS = ("toy", "mini", "rds")
-EXPERIMENTS = [f"{preset}/{stage}" for preset in PRESETS for stage in STAGES]
+EXPERIMENTS = [*(f"{preset}/{stage}" for preset in PRESETS for stage in STAGES), "toy/detector", "mini/detector"]
 PARTS = ("module", "datamodule", "trainer", "callbacks", "loggers")
 
 
@@ -74,7 +74,7 @@ def test_composes_without_a_gap(experiment: str, first_stage: str):
 @pytest.mark.parametrize("preset", ["toy", "mini"])
 def test_becomes_objects(preset: str, tmp_path: Path):
     earlier_stages(preset, tmp_path)
-    for stage in STAGES:
+    for stage in (*STAGES, "detector"):
         parts = built(composed(f"{preset}/{stage}", out=str(tmp_path)))
         module = parts["module"]
         assert isinstance(module, StageModule) and isinstance(parts["datamodule"], L.LightningDataModule)
