@@ -199,7 +199,7 @@ def motion(track: Tensor) -> Tensor:
     """A track (b, t, d) -> (b, 8), the same for a track played backwards. With l(.) = log(0.01 + .) and the RMS taken over d:
 
     l of {min, median, max RMS of first differences; min, max RMS of second differences}; and, for the mean RMS at lag 2, 4 and 8, l of it
-    less l of the one at half that lag. These ratios vary little from drive to drive: shuffled frames are seen four times as well in them.
+    less l of the one at half that lag. These ratios vary little from drive to drive: they see shuffled frames about twice as well.
     """
     first, second = _rms(track.diff(dim=1)), _rms(track.diff(n=2, dim=1))
     extremes = [first.amin(1), first.quantile(0.5, 1), first.amax(1), second.amin(1), second.amax(1)]
