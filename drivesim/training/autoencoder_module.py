@@ -159,6 +159,11 @@ class AutoencoderModule(StageModule):
         """Frames (b, t, 3, H, W) in [-1, 1] -> the same through the averaged autoencoder."""
         return self.average.decode(unfold_time(self.average.encode(fold_time(frames)), frames.shape[1])).float()  # type: ignore[operator]
 
+    def windows(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
+        """Frames and their reconstructions."""
+        frames = as_floats(batch["frames"])
+        return frames, self.reconstruction(frames)
+
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Frames above their reconstructions: rows in pairs."""
         frames = as_floats(batch["frames"])

@@ -21,7 +21,7 @@ from drivesim.shapes import as_bytes
 from drivesim.training.export import export_parts
 from drivesim.training.stage_module import Batch, StageModule, time_left_s
 
-__all__ = ["Export", "LastCheckpoint", "Pictures", "Progress", "grid"]
+__all__ = ["Export", "LastCheckpoint", "Pictures", "Progress", "first_windows", "grid"]
 
 
 class Progress(ProgressBar):
@@ -118,7 +118,7 @@ class Pictures(L.Callback):
         self._validations += 1
         if (self._validations - 1) % self.every == 0:
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                pictures = pl_module.pictures(_first(batch, self.windows))
+                pictures = pl_module.pictures(first_windows(batch, self.windows))
             if trainer.is_global_zero:
                 self._write(pictures, trainer.global_step)
 
@@ -142,8 +142,8 @@ def grid(frames: np.ndarray, gap: int = 2) -> np.ndarray:
     return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
 
 
-def _first(batch: Batch, count: int) -> Batch:
-    """The first windows of a batch."""
+def first_windows(batch: Batch, count: int) -> Batch:
+    """The first ``count`` windows of a batch."""
     return {
         name: {key: part[:count] for key, part in value.items()} if isinstance(value, Mapping) else value[:count]
         for name, value in batch.items()

@@ -179,13 +179,24 @@ class DiffusionModule(StageModule):
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Windows as recorded above windows as made from the same labels and known frames, decoded: rows in pairs."""
-        latents, labels = self.latents(batch), batch["labels"]
-        draws = self.draws("pictures", 0)
+        latents = self.latents(batch)
+        rows = torch.stack([latents, self._made(latents, batch["labels"], 0)], dim=1).flatten(0, 1)
+        return {"samples": self.autoencoder.decode(rows)}  # type: ignore[operator]
+
+    @torch.no_grad()
+    def windows(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
+        """As pictures, the recorded ones apart: as they were filmed, or decoded where batches hold latents. Known frames are in both."""
+        latents = self.latents(batch)
+        made = self.autoencoder.decode(self._made(latents, batch["labels"], index))  # type: ignore[operator]
+        return as_floats(batch["frames"]) if "frames" in batch else self.autoencoder.decode(latents), made  # type: ignore[operator]
+
+    def _made(self, latents: Tensor, labels: dict[str, Tensor], index: int) -> Tensor:
+        """Latents that the averaged network makes from labels and the known frames of ``latents``, with the draws of ``index``."""
+        draws = self.draws("pictures", index)
         known = self.objective.known_policy.draw(latents, draws)
         denoiser = window_denoiser(self.average, self.objective.parameterization, labels, known)
         made = SAMPLERS["ddim"](denoiser, gaussian(latents, draws), self.objective.schedule.grid(self.sampling_steps))
-        rows = torch.stack([latents, made if known is None else known.keep(made)], dim=1).flatten(0, 1)
-        return {"samples": self.autoencoder.decode(rows)}  # type: ignore[operator]
+        return made if known is None else known.keep(made)
 
 
 def _check_channels(network: nn.Module, autoencoder: nn.Module) -> None:

@@ -86,6 +86,14 @@ class StageModule(L.LightningModule):
         """Rows of frames to look at: name -> floats (rows, columns, 3, H, W) in [-1, 1]."""
         raise NotImplementedError
 
+    def windows(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
+        """Windows as recorded, and as the averaged network makes them: both floats (b, t, 3, H, W) in [-1, 1]. index: of the draws.
+
+        Raises:
+            UsageError: the stage makes no windows.
+        """
+        raise UsageError(f"{type(self).__name__} makes no windows that could be judged: train it with quality=null")
+
     def settings(self) -> dict[str, Any]:
         """Plain values that a rollout must know about this stage (they go into model.json)."""
         return {}
