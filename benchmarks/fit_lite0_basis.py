@@ -1,6 +1,6 @@
-"""Fit the frozen basis of the offline judge (``drivesim.eval.lite0``) on train splits, once; every later number rests on the file.
+"""Fit the frozen basis of the offline judge (``drivesim.eval.networks.lite0``) on train splits, once; every later number rests on the file.
 
-    python benchmarks/fit_lite0_basis.py SIM REAL --out eval/lite0_basis.safetensors
+    python benchmarks/fit_lite0_basis.py SIM REAL --out eval/networks/lite0_basis.safetensors
 
 Principal components of every train frame (at the stride nearest 7.5 fps) of all datasets given, each dataset with the same weight however
 many frames it has: a basis of simulated frames alone keeps less than half of what differs between real ones. What needs many clips of one
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from drivesim.datasets.clips import ClipDataset
-from drivesim.eval.lite0 import CLIP_FRAMES, FRAME_FEATURES, PAIRS, TRACK, Lite0, clip_summary, lite0_weights
+from drivesim.eval.networks.lite0 import CLIP_FRAMES, FRAME_FEATURES, PAIRS, TRACK, Lite0, clip_summary, lite0_weights
 
 FPS = 7.5
 
@@ -92,7 +92,7 @@ def planes(clips: Tensor) -> Tensor:
 
 
 def fitted(raws: Sequence[Raw]) -> dict[str, Tensor]:
-    """All tensors of the basis; see ``drivesim.eval.lite0.SHAPES``."""
+    """All tensors of the basis; see ``drivesim.eval.networks.lite0.SHAPES``."""
     pooled_mean, pooled = components([raw.pooled for raw in raws], FRAME_FEATURES)
     grid_mean, grid = components([raw.grid for raw in raws], TRACK)
     first = raws[0]

@@ -29,7 +29,7 @@ from drivesim.datasets.clips import ClipDataset
 from drivesim.eval.corruptions import CORRUPTIONS, OrderCorruption, PictureCorruption
 from drivesim.eval.frechet import frechet_distance
 from drivesim.eval.kernel import kernel_distance
-from drivesim.eval.lite0 import CLIP_FRAMES, FRAME_FEATURES, Lite0, Lite0Clips, Lite0Frames
+from drivesim.eval.networks.lite0 import CLIP_FRAMES, FRAME_FEATURES, Lite0, Lite0Clips, Lite0Frames
 
 FPS = 7.5
 SPLITS = 10

@@ -93,7 +93,7 @@ def evaluate(
     split: Annotated[str | None, flag("test", "Which clips of --real.")] = None,
     train: Annotated[list[Path] | None, flag("the train split of --real", "Training clips, for floors and memorisation.")] = None,
     checkpoint: Annotated[str | None, flag("none", "Its autoencoder's reconstruction is the ceiling: a preset or a folder.")] = None,
-    parts: Annotated[list[str] | None, flag("all that apply", "distances, drift, labels, memorisation; may be given several times.")] = None,
+    parts: Annotated[list[str] | None, flag("all that apply", "distances, drift, labels, memorisation; repeatable.")] = None,
     out: Annotated[Path | None, flag("GENERATED/evaluation", "Folder for the result, its table and plots.")] = None,
     fetch_weights: Annotated[bool, typer.Option("--fetch-weights", help="Download published feature networks that are missing.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute every feature again.")] = False,

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from drivesim.errors import UsageError
 from drivesim.shapes import fold_time, unfold_time
 
-from .i3d import I3D, MIN_FRAMES, SIDE
-from .inception import InceptionFID
-from .layouts import weights_hash
-from .lite0 import Lite0Clips, Lite0Frames
-from .published import published_weights
-from .resize import NetworkInputError, check_bytes, tf1_bilinear
+from .networks.i3d import I3D, MIN_FRAMES, SIDE
+from .networks.inception import InceptionFID
+from .networks.layouts import weights_hash
+from .networks.lite0 import Lite0Clips, Lite0Frames
+from .networks.published import published_weights
+from .networks.resize import NetworkInputError, check_bytes, tf1_bilinear
 
 __all__ = [
     "FeatureNetwork", "I3D", "I3DClips", "InceptionFID", "InceptionFrames", "Lite0Clips", "Lite0Frames", "feature_network",

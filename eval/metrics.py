@@ -21,7 +21,7 @@ from drivesim.shapes import fold_time
 from .features import FeatureNetwork
 from .frechet import GaussianSums, frechet_distance
 from .kernel import kernel_distance
-from .resize import check_bytes
+from .networks.resize import check_bytes
 
 __all__ = ["EachFrame", "FrechetDistance", "KernelDistance"]
 

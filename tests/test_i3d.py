@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivesim.eval.features import I3D, FeatureNetwork, I3DClips, random_weights
-from drivesim.eval.i3d import Unit, max_pool, same_padding
-from drivesim.eval.resize import NetworkInputError, tf1_bilinear
+from drivesim.eval.networks.i3d import Unit, max_pool, same_padding
+from drivesim.eval.networks.resize import NetworkInputError, tf1_bilinear
 
 GOLDENS = Path(__file__).parent / "goldens"
 

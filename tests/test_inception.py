@@ -16,8 +16,8 @@ import torch
 
 from drivesim.errors import UsageError
 from drivesim.eval.features import FeatureNetwork, InceptionFID, InceptionFrames, feature_network, random_weights
-from drivesim.eval.inception import BlockE, LastBlockE, max_pool, mean_pool
-from drivesim.eval.resize import NetworkInputError
+from drivesim.eval.networks.inception import BlockE, LastBlockE, max_pool, mean_pool
+from drivesim.eval.networks.resize import NetworkInputError
 
 GOLDENS = Path(__file__).parent / "goldens"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from drivesim.errors import DrivesimError
-from drivesim.eval.lite0 import (
+from drivesim.eval.networks.lite0 import (
     BASIS,
     CLIP_FEATURES,
     CLIP_FRAMES,

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from drivesim.eval.features import I3D, PUBLISHED_NETWORKS, feature_network, random_weights
-from drivesim.eval.layouts import WeightsError, adapted, weights_hash
-from drivesim.eval.published import PUBLISHED, PublishedFile, cache_folder, fingerprint_matches, published_weights
+from drivesim.eval.networks.layouts import WeightsError, adapted, weights_hash
+from drivesim.eval.networks.published import PUBLISHED, PublishedFile, cache_folder, fingerprint_matches, published_weights
 
 
 class Toy(nn.Module):

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from drivesim.commands.report import run as run_command
 from drivesim.datasets.sources.synthetic import make_road_world
 from drivesim.errors import DrivesimError, UsageError
-from drivesim.eval.report import write_report
-from drivesim.eval.report_charts import Line, line_chart, ticks, whisker
-from drivesim.eval.report_embed import MIB, Embedded, embed_video, encoded_size, plays_in_browsers
-from drivesim.eval.report_labels import BOX_FIELDS, SCALE, as_script, clip_labels
-from drivesim.eval.report_run import open_run, run_names
-from drivesim.eval.report_tables import shown
+from drivesim.eval.report.charts import Line, line_chart, ticks, whisker
+from drivesim.eval.report.embed import MIB, Embedded, embed_video, encoded_size, plays_in_browsers
+from drivesim.eval.report.labels import BOX_FIELDS, SCALE, as_script, clip_labels
+from drivesim.eval.report.page import write_report
+from drivesim.eval.report.run import open_run, run_names
+from drivesim.eval.report.tables import shown
 from drivesim.io.records import labels_of, read_records
 from drivesim.io.video import count_frames, probe, write_video
 from drivesim.labels import LabelTrack

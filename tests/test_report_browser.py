@@ -11,7 +11,7 @@ import pytest
 from test_report import result_of, write_evaluation
 
 from drivesim.datasets.sources.synthetic import make_road_world
-from drivesim.eval.report import write_report
+from drivesim.eval.report.page import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the report was not opened in a browser")
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivesim.errors import DrivesimError
-from drivesim.eval.resize import RESIZES, NetworkInputError, antialiased_bilinear, check_bytes, tf1_bilinear
+from drivesim.eval.networks.resize import RESIZES, NetworkInputError, antialiased_bilinear, check_bytes, tf1_bilinear
 
 
 def row(*values: float) -> torch.Tensor:

@@ -14,8 +14,8 @@ import numpy as np
 from drivesim.errors import DrivesimError
 from drivesim.io.video import read_frames
 
-from .report_embed import MIB, Embedded, embed_picture
-from .report_run import ReportClip, ReportRun
+from .embed import MIB, Embedded, embed_picture
+from .run import ReportClip, ReportRun
 
 __all__ = ["LARGEST", "PLOTS", "contact_sheet", "inside", "plots"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .report_embed import Embedded, EmbeddedVideo
-from .report_labels import BOX_FIELDS, SCALE, as_script, categories, clip_labels
-from .report_pictures import contact_sheet, inside, plots
-from .report_run import ReportClip, ReportRun
-from .report_tables import change_rows, drift_charts, event_rows, fidelity, listed, mapped, marks, metric_groups, provenance, shown
+from .embed import Embedded, EmbeddedVideo
+from .labels import BOX_FIELDS, SCALE, as_script, categories, clip_labels
+from .pictures import contact_sheet, inside, plots
+from .run import ReportClip, ReportRun
+from .tables import change_rows, drift_charts, event_rows, fidelity, listed, mapped, marks, metric_groups, provenance, shown
 
 __all__ = ["ClipView", "RunView", "clip_views", "page_data", "run_view", "tables"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .report_charts import Line, line_chart, number, whisker
-from .report_run import ReportRun
+from .charts import Line, line_chart, number, whisker
+from .run import ReportRun
 
 __all__ = ["change_rows", "drift_charts", "event_rows", "fidelity", "listed", "mapped", "marks", "metric_groups", "provenance", "shown"]
 

@@ -22,9 +22,9 @@ import drivesim
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.atomic import replacing
 
-from .report_embed import MIB, EmbeddedVideo, embed_video, encoded_size
-from .report_run import open_run, run_names
-from .report_view import RunView, page_data, run_view, tables
+from .embed import MIB, EmbeddedVideo, embed_video, encoded_size
+from .run import open_run, run_names
+from .view import RunView, page_data, run_view, tables
 
 __all__ = ["write_report"]
 
