@@ -20,6 +20,8 @@ import drivesim
 from drivesim.errors import DrivesimError
 from drivesim.io.atomic import replacing, write_json
 
+from .summary import label_lines, part_lines, part_rows
+
 __all__ = ["FORMAT", "VERSION", "heading", "rows", "table", "write_result"]
 
 FORMAT, VERSION = "drivesim-evaluation", 1
@@ -56,7 +58,7 @@ def write_result(result: Mapping[str, Any], out: Path) -> None:
 
 
 def rows(result: Mapping[str, Any]) -> Iterator[Row]:
-    """Every number of the protocols: (protocol, "frechet" | "floor_kernel" | ..., value, low, high, n)."""
+    """Every number: (protocol or part, "frechet" | "floor_kernel" | "generated_all_ap50" | ..., value, low, high, n)."""
     for name, part in result["protocols"].items():
         number = min(part["n_real"], part["n_generated"])
         for kind in KINDS:
@@ -66,18 +68,27 @@ def rows(result: Mapping[str, Any]) -> Iterator[Row]:
                 yield from (_row(name, f"{what}_{kind}", part[what][kind], part[what]["n"]) for kind in KINDS)
         for what, baseline in part["baselines"].items():
             yield from (_row(name, f"{what}_{kind}", baseline[kind], part["n_real"]) for kind in KINDS)
+    yield from part_rows(result)
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
-    """Lines for the screen: a line a protocol and distance, then what is weak about them."""
+    """Lines for the screen: a line a protocol and distance, then the other parts, then what is weak about any of them."""
+    return [*_distances(result), *label_lines(result), *part_lines(result), *_marks(result)]
+
+
+def _distances(result: Mapping[str, Any]) -> list[str]:
+    if not result["protocols"]:
+        return []
     header = ("protocol", "distance", "value [95% over drives]", "floor", "ceiling", "frozen", "N")
     body = [line for name, part in result["protocols"].items() for line in _lines(name, part)]
     widths = [max(len(line[column]) for line in [header, *body]) for column in range(len(header))]
-    shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [header, *body]]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [header, *body]]
+
+
+def _marks(result: Mapping[str, Any]) -> list[str]:
     marks = [f"! {mark}" for mark in result["marks"]]
     marks += [f"! {name}: {mark}" for name, part in result["protocols"].items() for mark in part["marks"]]
-    marks += [f"! {mark}" for part in PARTS if result.get(part) for mark in result[part].get("marks", ())]
-    return [*shown, *marks]
+    return marks + [f"! {mark}" for part in PARTS if result.get(part) for mark in result[part].get("marks", ())]
 
 
 def _lines(name: str, part: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

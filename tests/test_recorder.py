@@ -121,6 +121,9 @@ def test_an_earlier_rollout_is_replaced_only_on_request(tmp_path: Path) -> None:
         write_all(out, steps(16), frames=16, overwrite=overwrite, clip_id="second" if overwrite else "first")
         (out / "notes.txt").write_text("mine")
         (out / "videos" / "mine.mp4").write_text("mine")
+        if not overwrite:
+            (out / "evaluation").mkdir()
+            (out / "evaluation" / "result.json").write_text("{}")
     assert files(out) == (WHOLE - {"videos/rollout.mp4"}) | {"videos/second.mp4", "videos/mine.mp4", "notes.txt"}
     with pytest.raises(UsageError, match=r"already holds a rollout \(finished, 16 of 16 frames\).*--overwrite"):
         recorder(out)

@@ -98,6 +98,7 @@ def _summary(made: Recording, checkpoint: Checkpoint) -> str:
     return "\n".join([
         f"{seconds:.1f} s of video in {made.elapsed_s:.1f} s, by {checkpoint.settings.get('preset', checkpoint.folder)}: {made.video}",
         f"look at it:  {made.folder / 'preview.png'}, {made.folder / 'preview.mp4'}",
+        f"watch it:    drivesim report {folder}",
         f"check it:    drivesim data check {folder}",
         f"export it:   drivesim data export coco {folder} --out {coco}",
     ])  # fmt: skip

@@ -7,6 +7,7 @@ state and clip.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from drivesim.errors import UsageError
@@ -15,7 +16,9 @@ from drivesim.io.atomic import part_of
 __all__ = ["DESCRIPTION", "check_folder", "clear_folder"]
 
 DESCRIPTION = "rollout.json"
-OURS = ("dataset.json", "clips.parquet", "frames.parquet", "boxes.parquet", "preview.png", "preview.mp4", DESCRIPTION)
+OURS = ("dataset.json", "clips.parquet", "frames.parquet", "boxes.parquet", "preview.png", "preview.mp4", "report.html", DESCRIPTION)
+EVALUATION = "evaluation"
+"""What `drivesim evaluate` found out about a rollout; it goes with it, or it would stand beside another one."""
 
 
 def check_folder(out: str | Path, overwrite: bool = False) -> Path:
@@ -63,6 +66,8 @@ def clear_folder(out: Path) -> None:
     ours = [*(out / name for name in OURS), video, *segments.glob("[0-9]" * 6 + ".mp4")]
     for path in [*ours, *map(part_of, ours), *segments.glob(".*.mp4.part")]:
         path.unlink(missing_ok=True)
+    if (out / EVALUATION / "result.json").is_file():
+        shutil.rmtree(out / EVALUATION)
     for folder in (segments, videos):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
