@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from drivesim.errors import DrivesimError, UsageError
+from drivesim.errors import UsageError
 from drivesim.io.checkpoints import file_hash
 from drivesim.io.records import DatasetRecords, read_records, row_faults
 from drivesim.io.video import VideoError, probe, read_frames
@@ -242,11 +242,10 @@ def _records_renamed(records: DatasetRecords | None, new: Callable[[str], str]) 
 
 
 def _joined(records: Sequence[DatasetRecords]) -> DatasetRecords:
-    """The tables of several datasets one below the other. Videos are found through clips, not through these."""
+    """The tables of several datasets one below the other; clips of one without a frames.parquet have no rows in ``frames``. Videos are
+    found through clips, not through these."""
     if len(records) == 1:
         return records[0]
-    if len({part.frames is None for part in records}) > 1:
-        raise DrivesimError("some of the datasets have a frames.parquet and some have none; judge them apart")
     frames = [part.frames for part in records if part.frames is not None]
     clips, boxes = (pd.concat([getattr(part, name) for part in records], ignore_index=True) for name in ("clips", "boxes"))
     return replace(records[0], clips=clips, boxes=boxes, frames=pd.concat(frames, ignore_index=True) if frames else None)
