@@ -1,4 +1,5 @@
-"""What every test shares: one thread (figures must not depend on the machine) and the folder of real clips, where there is one."""
+"""What every test shares: one thread (figures must not depend on the machine) and the folders of clips and of reference vectors, where
+there are any."""
 
 from __future__ import annotations
 
@@ -17,4 +18,14 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("DRIVESIM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not (folder / "sim" / "dataset.json").exists():
         pytest.skip(f"no clip datasets at {folder} (set DRIVESIM_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Folder of what the reference implementations of the feature networks compute; tests that need it are skipped, by name, without it."""
+    folder = Path(os.environ.get("DRIVESIM_TEST_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
+    wanted = ("i3d_logits_salt0.npz", "inception_features_salt0.npz")
+    if not all((folder / name).is_file() for name in wanted):
+        pytest.skip(f"no reference vectors at {folder} (set DRIVESIM_TEST_REFERENCE)")
     return folder

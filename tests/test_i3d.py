@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -23,15 +22,6 @@ from drivesim.eval.networks.i3d import Unit, max_pool, same_padding
 from drivesim.eval.networks.resize import NetworkInputError, tf1_bilinear
 
 GOLDENS = Path(__file__).parent / "goldens"
-
-
-@pytest.fixture(scope="module")
-def reference() -> Path:
-    """Folder of the reference implementations' outputs; tests that need it are skipped, by name, where it is absent."""
-    folder = Path(os.environ.get("DRIVESIM_TEST_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
-    if not (folder / "i3d_logits_salt0.npz").is_file():
-        pytest.skip(f"no reference vectors at {folder} (set DRIVESIM_TEST_REFERENCE)")
-    return folder
 
 
 @cache

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,6 @@ from drivesim.eval.networks.inception import BlockE, LastBlockE, max_pool, mean_
 from drivesim.eval.networks.resize import NetworkInputError
 
 GOLDENS = Path(__file__).parent / "goldens"
-
-
-@pytest.fixture(scope="module")
-def reference() -> Path:
-    """Folder of the reference implementations' outputs; tests that need it are skipped, by name, where it is absent."""
-    folder = Path(os.environ.get("DRIVESIM_TEST_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
-    if not (folder / "inception_features_salt0.npz").is_file():
-        pytest.skip(f"no reference vectors at {folder} (set DRIVESIM_TEST_REFERENCE)")
-    return folder
 
 
 @pytest.fixture(scope="module")
