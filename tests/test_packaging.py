@@ -101,3 +101,16 @@ def test_toy_rollout_runs(python: Path, tmp_path: Path) -> None:
     run(python.parent / "drivesim", *command, cwd=tmp_path)
     assert (tmp_path / "drive" / "dataset.json").is_file()
     assert list((tmp_path / "drive" / "videos").glob("*.mp4"))
+
+
+def test_judging_runs_with_what_the_wheel_brings(python: Path, tmp_path: Path) -> None:
+    """The judge's basis, the detector's weights and the page's templates are data files, which a wheel can lose."""
+    drivesim = python.parent / "drivesim"
+    for seed, name in enumerate(("recorded", "made")):
+        words = ["--clips", "4", "--seconds", "5", "--height", "32", "--width", "64", "--seed", str(seed)]
+        run(drivesim, "data", "synth", "--out", name, *words, cwd=tmp_path)
+    parts = ["--protocol", "fd_lite0_lossless", "--parts", "distances,labels", "--no-cache", "split=null", "progress=false"]
+    said = run(drivesim, "evaluate", "--real", "recorded", "--generated", "made", *parts, cwd=tmp_path)
+    assert "fd_lite0_lossless" in said and "AP50" in said
+    run(drivesim, "report", "made", cwd=tmp_path)
+    assert (tmp_path / "made" / "report.html").stat().st_size > 10_000
