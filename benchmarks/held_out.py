@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,6 +133,13 @@ def markdown(tables: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def without_nan(content: Any) -> Any:
+    """The same with None for NaN, which JSON has no word for."""
+    if isinstance(content, dict):
+        return {name: without_nan(value) for name, value in content.items()}
+    return None if isinstance(content, float) and np.isnan(content) else content
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="mini")
@@ -150,7 +158,7 @@ def main() -> None:
     print(f"{machine}, {date.today()}, weights {checkpoint.hash[:12]}")
     print(markdown(tables))
     if args.out:
-        args.out.write_text(json.dumps({"checkpoint": checkpoint.hash, "date": str(date.today()), "tables": tables}, indent=1))
+        args.out.write_text(json.dumps({"checkpoint": checkpoint.hash, "date": str(date.today()), "tables": without_nan(tables)}, indent=1))
 
 
 if __name__ == "__main__":
