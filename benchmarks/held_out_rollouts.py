@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from held_out_windows import drive_of
 from tqdm import tqdm
 
 from drivesim.datasets.clips import ClipDataset
@@ -49,8 +50,7 @@ class Span:
 
     @property
     def drive(self) -> str:
-        row = self.dataset.records.clips.iloc[self.clip]
-        return str(json.loads(row["provenance"] or "{}").get("drive", row["clip_id"]))
+        return drive_of(self.dataset, self.clip)
 
     def labels(self) -> LabelTrack:
         return self.dataset.labels(self.clip).take(range(self.first, self.first + FRAMES), FPS)

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 __all__ = [
-    "Signals", "brightness", "colourfulness", "exposure", "flow_magnitude", "measure", "saturation", "sharpness", "temporal_difference",
+    "Signals", "brightness", "change_error", "colourfulness", "exposure", "flicker", "flow_magnitude", "measure", "saturation", "sharpness",
+    "temporal_difference",
 ]  # fmt: skip
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
@@ -96,6 +97,25 @@ def exposure(frame: np.ndarray) -> float:
 def temporal_difference(before: np.ndarray, after: np.ndarray) -> float:
     """Mean absolute difference of two uint8 frames of one size, 0..1."""
     return float(cv2.absdiff(before, after).mean() / 255)
+
+
+def flicker(before: np.ndarray, frame: np.ndarray, after: np.ndarray) -> float:
+    """Mean absolute distance of a uint8 frame from the mean of its two neighbours in time, 0..1: half the second difference.
+
+    A pixel that changes steadily has none, one that goes up and down has all. Moving edges have some, too: compare with recorded frames of
+    the same scene.
+    """
+    second = before.astype(np.int16) - 2 * frame.astype(np.int16) + after
+    return float(np.abs(second).mean() / (2 * 255))
+
+
+def change_error(before: np.ndarray, after: np.ndarray, true_before: np.ndarray, true_after: np.ndarray) -> float:
+    """Mean absolute error of the change from one uint8 frame to the next, against recorded ones, 0..2.
+
+    An error that stands still counts nothing; one that comes and goes is what is seen as flicker.
+    """
+    change, true_change = after.astype(np.int16) - before, true_after.astype(np.int16) - true_before
+    return float(np.abs(change - true_change).mean() / 255)
 
 
 def flow_magnitude(before: np.ndarray, after: np.ndarray) -> float:

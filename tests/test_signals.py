@@ -7,8 +7,10 @@ import pytest
 
 from drivesim.eval.signals import (
     brightness,
+    change_error,
     colourfulness,
     exposure,
+    flicker,
     flow_magnitude,
     measure,
     saturation,
@@ -66,6 +68,20 @@ def test_exposure_is_the_geometric_mean_of_luma() -> None:
 def test_temporal_difference_counts_the_change() -> None:
     assert temporal_difference(flat(10), flat(61)) == pytest.approx(51 / 255)
     assert temporal_difference(flat(10), flat(10)) == 0
+
+
+def test_flicker_is_what_steady_change_has_not() -> None:
+    assert flicker(flat(10), flat(20), flat(30)) == 0
+    assert flicker(flat(0), flat(255), flat(0)) == 1
+    assert flicker(flat(255), flat(0), flat(255)) == 1
+    assert flicker(flat(10), flat(61), flat(10)) == pytest.approx(51 / 255)
+
+
+def test_an_error_that_stands_still_is_no_error_of_the_change() -> None:
+    before, after = texture(1), texture(2)
+    assert change_error(before // 2 + 20, after // 2 + 20, before // 2, after // 2) == 0
+    assert change_error(flat(255), flat(0), flat(0), flat(255)) == 2
+    assert change_error(flat(10), flat(61), flat(10), flat(10)) == pytest.approx(51 / 255)
 
 
 def test_flow_of_a_shifted_texture_is_the_shift() -> None:
