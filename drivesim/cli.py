@@ -64,13 +64,15 @@ def rollout(
     checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
     device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier rollout in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish the rollout in --out, or begin it; needs no other flag.")] = False,
     words: Words = None,
 ) -> int:
     """Make a labelled driving video."""
     from drivesim.commands.rollout import run
 
     flags = dict(minutes=minutes, out=out, time_of_day=time_of_day, crowdedness=crowdedness, boxes=boxes, start=start, fps=fps)
-    return run({**flags, "seed": seed, "checkpoint": checkpoint, "device": device, "overwrite": overwrite or None}, words or [])
+    flags |= dict(seed=seed, checkpoint=checkpoint, device=device, overwrite=overwrite or None, resume=resume or None)
+    return run(flags, words or [])
 
 
 @app.command()

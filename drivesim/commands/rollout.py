@@ -19,12 +19,16 @@ from drivesim.errors import UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint
 from drivesim.labels import LABELS, Scenario
 from drivesim.simulation.inputs import read_boxes, read_start
-from drivesim.simulation.recorder import Progress, Recording, check_folder, record
+from drivesim.simulation.recorder import Progress, Recording, check_folder, finished, record
+from drivesim.simulation.rollout_state import read_state
 from drivesim.simulation.scenarios import TrackBank, sample_scenario
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Simulator, pick_device
 
 __all__ = ["next_folder", "run", "scenario_of"]
+
+FILES = ("checkpoint", "boxes", "start")
+"""Settings that may name a file or a folder."""
 
 
 def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
@@ -36,20 +40,60 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
     Raises:
         UsageError: a value that cannot be.   DrivesimError: whatever the parts raise.
     """
-    config = compose("rollout", [*(as_override(name, value) for name, value in flags.items() if value is not None), *words])
+    given = [*(as_override(name, value) for name, value in flags.items() if value is not None), *words]
+    config = compose("rollout", given)
+    if config.resume:
+        out = _folder_to_resume(config)
+        done = finished(out)
+        if done is not None:
+            print(f"{out} is finished, {done.frames / done.fps:.1f} s of video: nothing to do\n{_next_steps(done)}")
+            return 0
+        config = _as_begun(out, config, given)
     duration_s = _duration(config.minutes)
     for name, label in LABELS.items():
         label.encode(config[name])
-    out = check_folder(config.out or next_folder(Path("rollouts")), config.overwrite)
+    out = check_folder(config.out or next_folder(Path("rollouts")), config.overwrite or config.resume)
     device = pick_device(str(config.device))
     checkpoint = load_checkpoint(str(config.checkpoint))
     simulator = Simulator(checkpoint, _settings(config, checkpoint), device)
     scenario = scenario_of(config, checkpoint, duration_s, simulator.settings.fps)
     start = None if config.start is None else read_start(config.start, simulator.height, simulator.width, simulator.keyframe_fps)
     with tqdm(total=simulator.plan(scenario).frames, unit="frame", disable=None, dynamic_ncols=True) as bar:
-        made = record(simulator, scenario, out, start=start, overwrite=config.overwrite, progress=lambda now: _show(bar, now))
+        made = record(
+            simulator, scenario, out, start=start, overwrite=config.overwrite, resume=config.resume, progress=lambda now: _show(bar, now),
+            asked=_asked(config),
+        )  # fmt: skip
     print(_summary(made, checkpoint))
     return 0
+
+
+def _folder_to_resume(config: DictConfig) -> Path:
+    if config.overwrite:
+        raise UsageError("--resume goes on with a rollout and --overwrite replaces it: give one of them")
+    if config.out is None:
+        raise UsageError("--resume needs --out, the folder of the rollout to go on with")
+    return check_folder(config.out, overwrite=True)
+
+
+def _as_begun(out: Path, config: DictConfig, given: Sequence[str]) -> DictConfig:
+    """What the unfinished rollout in ``out`` was asked for, with what is ``given`` now on top; record() refuses what does not agree."""
+    state = read_state(out)
+    if state is None:
+        print(f"{out} holds no state to resume: beginning anew")
+        return config
+    return compose("rollout", [*(as_override(name, value) for name, value in state.asked.items()), *given])
+
+
+def _asked(config: DictConfig) -> dict[str, Any]:
+    """Every setting that is not null, by its dotted key; files by paths that hold from anywhere."""
+    nested = OmegaConf.to_container(config)
+    assert isinstance(nested, dict)
+    flat = {**{str(key): value for key, value in nested.items() if key != "rollout"},
+            **{f"rollout.{key}": value for key, value in nested["rollout"].items()}}  # fmt: skip
+    for name in FILES:
+        if flat[name] is not None and Path(flat[name]).exists():
+            flat[name] = str(Path(flat[name]).resolve())
+    return {key: value for key, value in flat.items() if value is not None and key not in ("out", "overwrite", "resume")}
 
 
 def scenario_of(config: DictConfig, checkpoint: Checkpoint, duration_s: float, fps: float) -> Scenario:
@@ -87,16 +131,26 @@ def _settings(config: DictConfig, checkpoint: Checkpoint) -> RolloutSettings:
 
 
 def _show(bar: tqdm, now: Progress) -> None:
+    if not bar.n:
+        bar.initial = bar.n = now.kept
     bar.update(now.frames - bar.n)
     bar.set_postfix_str(f"{now.video_s:.0f} s of video")
 
 
 def _summary(made: Recording, checkpoint: Checkpoint) -> str:
     """What was made, where it is, and what to do with it next."""
-    folder, coco = shlex.quote(str(made.folder)), shlex.quote(f"{made.folder}-coco")
     seconds = made.frames / made.fps
+    moved = [f"begun with {', '.join(made.moved)}: the last bits of later frames may differ from those of a run without a break"]
     return "\n".join([
         f"{seconds:.1f} s of video in {made.elapsed_s:.1f} s, by {checkpoint.settings.get('preset', checkpoint.folder)}: {made.video}",
+        *(moved if made.moved else ()),
+        _next_steps(made),
+    ])  # fmt: skip
+
+
+def _next_steps(made: Recording) -> str:
+    folder, coco = shlex.quote(str(made.folder)), shlex.quote(f"{made.folder}-coco")
+    return "\n".join([
         f"look at it:  {made.folder / 'preview.png'}, {made.folder / 'preview.mp4'}",
         f"watch it:    drivesim report {folder}",
         f"check it:    drivesim data check {folder}",

@@ -1,16 +1,16 @@
-"""Writing video: H.264 MP4 that browsers play and seek, whole files or closed segments joined at the end.
+"""Writing video: H.264 MP4 that browsers play and seek.
 
 No B-frames and a keyframe every second, so that any window is found exactly and quickly. The encoder's thread count follows from the
-picture size alone, never from the machine: the same frames give the same bytes. This file does not know labels, datasets or networks.
+picture size alone, never from the machine: the same frames give the same bytes. Long videos are written in ``segments``. This file does
+not know labels, datasets or networks.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -18,16 +18,19 @@ from types import TracebackType
 
 import av
 import numpy as np
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from .atomic import part_of, publish, replacing
-from .decoding import Size, VideoError, probe
+from .atomic import part_of, publish
+from .decoding import Size, VideoError
 
-__all__ = ["SegmentedVideoWriter", "VideoWriter", "concat_segments", "exact_rate", "recode", "write_video"]
+__all__ = ["CRF", "VideoWriter", "checked", "even", "exact_rate", "open_mp4", "recode", "write_video", "writing"]
 
 CRF = 18
 FASTSTART = {"movflags": "+faststart"}
+NARROW = 64
+"""Pixels. On pictures this narrow x264 has not always repeated itself (11 of 300 encodes of 16x32 differed on one machine, none of 24,000
+on another). Without SIMD code, which is worth nothing at such sizes, what it makes does not depend on the processor."""
 
 
 def exact_rate(fps: float | Fraction) -> Fraction:
@@ -54,18 +57,18 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: float | Fraction, size: Size, crf: int = CRF) -> None:
-        self.path, self.rate, self.size = Path(path), exact_rate(fps), _even(Path(path), size)
+        self.path, self.rate, self.size = Path(path), exact_rate(fps), even(Path(path), size)
         self.frames = 0
         self._part = part_of(self.path)
-        with _writing(self.path):
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = _mp4(self._part)
+            self._container = open_mp4(self._part)
             self._stream = _h264(self._container, self.rate, self.size, crf)
 
     def write(self, frames: np.ndarray) -> None:
         """Append uint8 RGB frames (n, h, w, 3), or one frame (h, w, 3)."""
-        frames = _checked(self.path, frames, self.size)
-        with _writing(self.path):
+        frames = checked(self.path, frames, self.size)
+        with writing(self.path):
             for picture in frames:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
                 frame.pts, frame.time_base = self.frames, 1 / self.rate
@@ -78,7 +81,7 @@ class VideoWriter:
             self.discard()
             raise VideoError(f"{self.path}: no frames were written, so there is no video")
         try:
-            with _writing(self.path):
+            with writing(self.path):
                 self._container.mux(self._stream.encode(None))
                 self._container.close()
                 publish(self._part, self.path)
@@ -125,9 +128,9 @@ def recode(frames: np.ndarray, fps: float | Fraction, crf: int = CRF) -> np.ndar
     where, rate = Path("frames in memory"), exact_rate(fps)
     if not len(frames):
         raise VideoError(f"{where}: no frames were given, so there is no video")
-    size = _even(where, (frames.shape[1], frames.shape[2]))
-    frames, memory = _checked(where, frames, size), io.BytesIO()
-    with _writing(where), av.open(memory, "w", format="mp4") as out:
+    size = even(where, (frames.shape[1], frames.shape[2]))
+    frames, memory = checked(where, frames, size), io.BytesIO()
+    with writing(where), av.open(memory, "w", format="mp4") as out:
         _encode(out, _h264(out, rate, size, crf), frames, rate)
     memory.seek(0)
     with av.open(memory, "r") as written:
@@ -144,118 +147,8 @@ def _encode(container: OutputContainer, stream: VideoStream, frames: np.ndarray,
     container.mux(stream.encode(None))
 
 
-class SegmentedVideoWriter:
-    """Write a long video as closed segments under ``<path>.segments/``, each by a fresh encoder, joined to one MP4 by ``close``.
-
-    Killed at any point, every segment there is whole and plays; ``concat_segments`` joins what a killed run left. Segments are removed
-    once the joined file is in place. ``segments`` lists the closed ones, ``frames`` counts the frames taken.
-
-    Raises:
-        VideoError: as VideoWriter, or when ``<path>.segments/`` still holds an earlier run's segments.
-    """
-
-    def __init__(self, path: str | Path, fps: float | Fraction, size: Size, frames_per_segment: int, crf: int = CRF) -> None:
-        if frames_per_segment < 1:
-            raise VideoError(f"a segment must hold at least 1 frame, not {frames_per_segment}")
-        self.path, self.rate, self.size, self.crf = Path(path), exact_rate(fps), _even(Path(path), size), crf
-        self.folder = self.path.with_name(self.path.name + ".segments")
-        self.frames_per_segment, self.frames, self.segments = frames_per_segment, 0, list[Path]()
-        self._open: VideoWriter | None = None
-        with _writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        if any(self.folder.glob("*.mp4")):
-            raise VideoError(f"{self.folder} holds the segments of an unfinished run; move it away or choose another folder")
-
-    def write(self, frames: np.ndarray) -> None:
-        """Append uint8 RGB frames (n, h, w, 3); segments are closed as they fill."""
-        frames = _checked(self.path, frames, self.size)
-        while len(frames):
-            if self._open is None:
-                self._open = VideoWriter(self.folder / f"{len(self.segments):06d}.mp4", self.rate, self.size, self.crf)
-            room = self.frames_per_segment - self._open.frames
-            self._open.write(frames[:room])
-            self.frames += len(frames[:room])
-            frames = frames[room:]
-            if self._open.frames == self.frames_per_segment:
-                self._close_segment()
-
-    def close(self) -> Path:
-        """Close the last segment, join all into ``path`` and remove them."""
-        self._close_segment()
-        concat_segments(self.segments, self.path)
-        shutil.rmtree(self.folder)
-        return self.path
-
-    def abandon(self) -> None:
-        """Stop without joining: the closed segments stay, and the open one is closed too, where the disk still allows it."""
-        with suppress(VideoError):  # we are here because of an error already; a second one must not hide it
-            self._close_segment()
-
-    def _close_segment(self) -> None:
-        if self._open is not None:
-            segment, self._open = self._open, None
-            segment.close()
-            self.segments.append(segment.path)
-
-    def __enter__(self) -> SegmentedVideoWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
-
-
-def concat_segments(segments: Sequence[str | Path], out: str | Path) -> Path:
-    """Join videos of one size, rate and encoder setting without encoding again: one faststart MP4 with every frame of each.
-
-    Raises:
-        VideoError: no segments, an unreadable one, or one that differs in size, rate or encoder settings.
-    """
-    paths, out = [Path(segment) for segment in segments], Path(out)
-    if not paths:
-        raise VideoError(f"{out}: no segments to join")
-    rate = probe(paths[0]).rate
-    with _writing(out), replacing(out) as part, av.open(str(paths[0])) as first, _mp4(part) as joined:
-        template = first.streams.video[0]
-        stream = joined.add_stream_from_template(template)
-        stream.time_base = template.time_base
-        shown = 0
-        for path in paths:
-            shown += _append(path, joined, stream, rate, template, shown)
-    return out
-
-
-def _append(path: Path, joined: OutputContainer, stream: VideoStream, rate: Fraction, like: VideoStream, shown: int) -> int:
-    """Copy one segment's packets behind ``shown`` frames; returns how many it held."""
-    frames = 0
-    with av.open(str(path)) as container:
-        source = _same_kind(path, container, rate, like)
-        tick = 1 / (rate * source.time_base)  # type: ignore[operator]
-        start = source.start_time or 0
-        for packet in container.demux(source):
-            if packet.dts is None or packet.pts is None:
-                continue
-            offset = round(shown * tick) - start
-            packet.pts, packet.dts, packet.duration = packet.pts + offset, packet.dts + offset, round(tick)
-            packet.stream = stream
-            joined.mux(packet)
-            frames += 1
-    return frames
-
-
-def _same_kind(path: Path, container: InputContainer, rate: Fraction, like: VideoStream) -> VideoStream:
-    source = container.streams.video[0]
-    same_settings = source.codec_context.extradata == like.codec_context.extradata
-    if not same_settings or (source.width, source.height, source.time_base) != (like.width, like.height, like.time_base):
-        raise VideoError(f"{path}: its size or encoder settings differ from the first segment's, so it cannot be joined")
-    if source.frames > 1 and source.average_rate != rate:
-        raise VideoError(f"{path}: its rate {source.average_rate} differs from the first segment's {rate}, so it cannot be joined")
-    return source
-
-
-def _mp4(path: Path) -> OutputContainer:
+def open_mp4(path: Path) -> OutputContainer:
+    """A new MP4 whose index will stand at its front."""
     return av.open(str(path), "w", format="mp4", options=FASTSTART)
 
 
@@ -264,6 +157,8 @@ def _h264(container: OutputContainer, rate: Fraction, size: Size, crf: int) -> V
     gop = max(1, round(rate))
     threads = 1 if height * width <= 256 * 512 else 4
     options = {"preset": "veryfast", "crf": str(crf), "bf": "0", "sc_threshold": "0", "threads": str(threads)}
+    if width <= NARROW:
+        options["x264-params"] = "no-asm=1"
     stream = container.add_stream("libx264", rate=rate, options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.codec_context.gop_size = gop
@@ -271,14 +166,24 @@ def _h264(container: OutputContainer, rate: Fraction, size: Size, crf: int) -> V
     return stream
 
 
-def _even(path: Path, size: Size) -> Size:
+def even(path: Path, size: Size) -> Size:
+    """``size``, once it is one that H.264 takes.
+
+    Raises:
+        VideoError: it is not.
+    """
     height, width = size
     if height % 2 or width % 2 or height < 2 or width < 2:
         raise VideoError(f"{path}: H.264 video needs an even height and width, not {height}x{width}; crop or resize the frames")
     return height, width
 
 
-def _checked(path: Path, frames: np.ndarray, size: Size) -> np.ndarray:
+def checked(path: Path, frames: np.ndarray, size: Size) -> np.ndarray:
+    """Frames (n, h, w, 3) of ``size``; one frame (h, w, 3) becomes n = 1.
+
+    Raises:
+        VideoError: another size or type.
+    """
     frames = frames[None] if frames.ndim == 3 else frames
     if frames.dtype != np.uint8 or frames.shape[1:] != (*size, 3):
         raise VideoError(f"{path}: frames must be uint8 (n, {size[0]}, {size[1]}, 3), got {frames.dtype} {frames.shape}")
@@ -286,7 +191,7 @@ def _checked(path: Path, frames: np.ndarray, size: Size) -> np.ndarray:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """FFmpeg's and the disk's errors become a VideoError that names the file."""
     try:
         yield

@@ -1,7 +1,7 @@
 """Writing a clip dataset as it comes: label rows stream to Parquet in row groups, so that memory does not grow with minutes.
 
 Everything lands in hidden part files that take their places together at ``close``, dataset.json last: a dataset without dataset.json
-was never finished. This file does not know where labels come from.
+was never finished. The same rows give the same tables, whatever pieces they come in. This file does not know where labels come from.
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ class _TableStream:
     def append(self, rows: pd.DataFrame) -> None:
         self.waiting.append(as_arrow(rows, self.kind, self.path).select(SCHEMAS[self.kind].names))
         self.rows += len(rows)
-        if sum(table.num_rows for table in self.waiting) >= ROW_GROUP:
+        while sum(table.num_rows for table in self.waiting) >= ROW_GROUP:
             self.flush()
 
     def flush(self) -> None:
-        if self.waiting:
-            self.writer.write_table(pa.concat_tables(self.waiting))
-            self.waiting = []
+        """Write one row group, a whole one where there are enough rows."""
+        rows = pa.concat_tables(self.waiting).combine_chunks() if self.waiting else None
+        if rows is not None and rows.num_rows:
+            self.writer.write_table(rows.slice(0, ROW_GROUP))
+            self.waiting = [rows.slice(ROW_GROUP)]
 
     def close(self) -> None:
         self.flush()
@@ -60,10 +62,10 @@ class _Clip:
         self.frames, self.crowd, self.counted, self.codes = 0, 0.0, 0, set[float | None]()
 
     def add(self, track: LabelTrack) -> None:
-        crowd = track.values["crowdedness"]
+        crowd = track.values["crowdedness"][np.isfinite(track.values["crowdedness"])]
         self.frames += len(track)
-        self.crowd += float(np.nansum(crowd, dtype=np.float64))
-        self.counted += int(np.isfinite(crowd).sum())
+        self.crowd = float(np.add.accumulate([self.crowd, *crowd.astype(np.float64)])[-1])  # frame by frame, however many come at a time
+        self.counted += len(crowd)
         self.codes |= {None if np.isnan(code) else float(code) for code in np.unique(track.values["time_of_day"])}
 
     def row(self, fps: float) -> dict[str, Any]:

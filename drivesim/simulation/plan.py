@@ -84,6 +84,16 @@ class RolloutPlan:
         keyframes = window.made.stop if window is not None else 1
         return min((keyframes - 1) * FACTOR**self.levels + 1, self.frames)
 
+    def restart(self, frame: int) -> int:
+        """The last keyframe of a window (or keyframe 0) at or before output frame ``frame``. From there on interpolation works in the
+        same pieces as it does from the beginning, so it makes the same bits."""
+        step, reached = FACTOR**self.levels, 0
+        for window in self.windows():
+            if (window.made.stop - 1) * step > frame:
+                break
+            reached = window.made.stop - 1
+        return reached
+
 
 def plan_rollout(duration_s: float, fps: float, keyframe_fps: float = 1.875, window: int = 10, given: int = 1) -> RolloutPlan:
     """Lay out a rollout of round(duration_s * fps) frames.
@@ -130,9 +140,9 @@ def keyframe_windows(keyframes: int, window: int, given: int = 1, overlap: int =
         index, made, known = index + 1, made + fresh, overlap
 
 
-def decode_chunks(frames: int, size: int, overlap: int) -> Iterator[Chunk]:
+def decode_chunks(frames: int, size: int, overlap: int, first_frame: int = 0) -> Iterator[Chunk]:
     """Chunks at absolute positions, whatever the arrival of the latents: with overlap >= the decoder's receptive field on each side (or
-    the end of the video there), decoding them one by one equals decoding all at once."""
-    for first in range(0, frames, size):
+    the end of the video there), decoding them one by one equals decoding all at once. The first one holds ``first_frame``."""
+    for first in range(first_frame // size * size, frames, size):
         last = min(first + size, frames)
         yield Chunk(first, last, max(first - overlap, 0), min(last + overlap, frames))

@@ -2,18 +2,19 @@
 
 ``Simulator.run`` walks the plan: a first frame, keyframe windows (S = 1, then S = 2 again and again), interpolation between neighbours,
 decoding in overlapping chunks. Each pass is an iterator over the one before it; context stays in latents, and only the latents that a
-later call still needs are kept, so memory does not grow with minutes. This file does not know files, videos or progress bars.
+later call still needs are kept, so memory does not grow with minutes. A rollout may begin at any frame: keyframes come from a journal
+where it has them, and every later pass starts at an absolute position, so the frames are those of a rollout from the beginning, to the
+bit. This file does not know files, videos or progress bars.
 
     K keyframes   T frames of a window   c latent channels   h, w latent size   H, W frame size
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,12 +28,31 @@ from drivesim.models.unet import ImageNetwork
 from drivesim.models.video_unet import FrameByFrame, VideoUNet
 from drivesim.recipes import build
 from drivesim.shapes import as_bytes, as_floats
+from drivesim.simulation.device import Stopwatch, pick_device
 from drivesim.simulation.fill import Context, Filler
 from drivesim.simulation.plan import FACTOR, Chunk, RolloutPlan, Window, decode_chunks, plan_rollout
 from drivesim.simulation.scenarios import ScenarioLabels
 from drivesim.simulation.settings import RolloutSettings
 
-__all__ = ["Simulator", "Step", "Stopwatch", "pick_device"]
+__all__ = ["KeyframeJournal", "Simulator", "Step", "Stopwatch", "pick_device"]
+
+
+class KeyframeJournal(Protocol):
+    """Where keyframe latents are kept as they are made. Number 0: what a rollout begins with; i + 1: what window i makes."""
+
+    def load(self, number: int) -> Tensor | None:
+        """Latents (n, c, h, w) as they were saved, or None."""
+
+    def save(self, number: int, latents: Tensor) -> None:
+        """Keep latents; when this returns, they are safe."""
+
+
+class _NoJournal:
+    def load(self, number: int) -> Tensor | None:
+        return None
+
+    def save(self, number: int, latents: Tensor) -> None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -42,40 +62,6 @@ class Step:
     frames: np.ndarray
     labels: LabelTrack
     first_frame: int
-
-
-@dataclass
-class Stopwatch:
-    """Seconds of work per pass."""
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """"auto" = CUDA where there is one, else the CPU.
-
-    Raises:
-        UsageError: the named device is unknown or absent.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device must be auto, cpu or cuda, not {name!r}") from None
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"device {name} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; "
-                         "use --device cpu")  # fmt: skip
-    return device
 
 
 class Simulator:
@@ -110,14 +96,23 @@ class Simulator:
         """
         return plan_rollout(scenario.duration_s, self.settings.fps, self.keyframe_fps, self.prediction.frames, given)
 
-    def run(self, scenario: Scenario, start: np.ndarray | None = None) -> Iterator[Step]:
+    def labels(self, scenario: Scenario) -> ScenarioLabels:
+        """The labels of ``scenario`` as ``run`` gives them out: those of any frames, without making pictures."""
+        plan = self.plan(scenario)
+        return ScenarioLabels(scenario, last_s=(plan.frames - 1) / plan.fps)
+
+    def run(
+        self, scenario: Scenario, start: np.ndarray | None = None, *, first_frame: int = 0, journal: KeyframeJournal | None = None
+    ) -> Iterator[Step]:  # fmt: skip
         """Drive.
 
         Args:
             scenario: what should happen; its seed fixes all noise.
             start: uint8 (H, W, 3), frame 0 of the rollout, or (n, H, W, 3), n <= 2, the keyframes up to frame 0.
+            first_frame: the frame to begin at; earlier ones are not made, unless a window or chunk holds them beside later ones.
+            journal: of this rollout. What it has is not computed; what is computed is saved before any frame that depends on it comes.
 
-        Yields: every frame once, in order, as soon as it is complete.
+        Yields: every frame from ``first_frame`` on once, in order, as soon as it is complete.
 
         Raises:
             UsageError: a negative seed, or a start of another size (at the call, before any work).
@@ -129,37 +124,57 @@ class Simulator:
         if shots is not None and (shots.dtype != np.uint8 or len(shots) > 2 or shots.shape[1:] != (self.height, self.width, 3)):
             raise UsageError(f"a start must be one or two uint8 frames of {self.height}x{self.width}x3, not {shots.dtype} {shots.shape}")
         plan = self.plan(scenario, 1 if shots is None else len(shots))
-        return _Run(self, scenario, plan).steps(shots)
+        return _Run(self, scenario, plan, journal or _NoJournal()).steps(shots, first_frame)
 
 
 class _Run:
     """One rollout in progress: the passes, each an iterator over the pass before it."""
 
-    def __init__(self, simulator: Simulator, scenario: Scenario, plan: RolloutPlan) -> None:
-        self.simulator, self.plan, self.settings = simulator, plan, simulator.settings
-        self.labels = ScenarioLabels(scenario, last_s=(plan.frames - 1) / plan.fps)
+    def __init__(self, simulator: Simulator, scenario: Scenario, plan: RolloutPlan, journal: KeyframeJournal) -> None:
+        self.simulator, self.plan, self.settings, self.journal = simulator, plan, simulator.settings, journal
+        self.labels = simulator.labels(scenario)
         parameterization = str(simulator.checkpoint.settings["parameterization"])
         self.fill = Filler(simulator.schedule, parameterization, scenario.seed, simulator.device)
         self.timed = simulator.stopwatch.timed
 
     @torch.inference_mode()
-    def steps(self, start: np.ndarray | None) -> Iterator[Step]:
-        latents = self._keyframes(start)
+    def steps(self, start: np.ndarray | None, first_frame: int) -> Iterator[Step]:
+        chunks = decode_chunks(self.plan.frames, self.settings.decode_frames, self.simulator.autoencoder.receptive_frames, first_frame)
+        chunk = next(chunks, None) if first_frame < self.plan.frames else None
+        if chunk is None:
+            return
+        begin = self.plan.restart(chunk.first_in)
+        latents = self._keyframes(start, begin)
         for level in range(self.plan.levels):
-            latents = self._interpolated(latents, level)
-        for chunk, frames in self._decoded(latents):
-            yield Step(frames, self.labels.at(range(chunk.first, chunk.last), self.plan.fps), chunk.first)
+            latents = self._interpolated(latents, level, begin * FACTOR**level)
+        for one, frames in self._decoded(latents, begin * FACTOR**self.plan.levels, chain([chunk], chunks)):
+            first = max(one.first, first_frame)
+            yield Step(frames[first - one.first :], self.labels.at(range(first, one.last), self.plan.fps), first)
 
     # keyframes
 
-    def _keyframes(self, start: np.ndarray | None) -> Iterator[Tensor]:
-        """Level 0 in pieces (n, c, h, w)."""
-        recent = self._first_frame() if start is None else self._encoded(start)
-        yield recent[-1:]
+    def _keyframes(self, start: np.ndarray | None, begin: int) -> Iterator[Tensor]:
+        """Level 0 from keyframe ``begin`` on, which ends a window, in pieces (n, c, h, w); the first piece is that keyframe alone."""
+        recent = self._kept(0)
+        if recent is None:
+            recent = self._saved(0, self._first_frame() if start is None else self._encoded(start))
+        if begin == 0:
+            yield recent[-1:]
         for window in self.plan.windows():
-            made = self._window(window, recent)
-            recent = torch.cat([recent, made])[-2:]
-            yield made
+            made = self._kept(window.index + 1)
+            if made is None:
+                made = self._saved(window.index + 1, self._window(window, recent))
+            recent, last = torch.cat([recent, made])[-2:], window.made.stop - 1
+            if last >= begin:
+                yield made if last > begin else made[-1:]
+
+    def _kept(self, number: int) -> Tensor | None:
+        latents = self.journal.load(number)
+        return None if latents is None else latents.to(self.simulator.device)
+
+    def _saved(self, number: int, latents: Tensor) -> Tensor:
+        self.journal.save(number, latents)
+        return latents
 
     def _first_frame(self) -> Tensor:
         settings = self.settings.of_pass("image")
@@ -186,9 +201,9 @@ class _Run:
 
     # interpolation
 
-    def _interpolated(self, pieces: Iterator[Tensor], level: int) -> Iterator[Tensor]:
-        """Frames of level + 1 in pieces, from the frames of ``level``."""
-        total, made, last = self.plan.level_frames(level), 1, next(pieces)
+    def _interpolated(self, pieces: Iterator[Tensor], level: int, begin: int) -> Iterator[Tensor]:
+        """Frames of level + 1 in pieces, from the frames of ``level``, of which ``begin`` is the first to come."""
+        total, made, last = self.plan.level_frames(level), begin + 1, next(pieces)
         yield last
         for piece in pieces:
             ends = torch.cat([last, piece[: total - made]])
@@ -217,15 +232,14 @@ class _Run:
 
     # decoding
 
-    def _decoded(self, pieces: Iterator[Tensor]) -> Iterator[tuple[Chunk, np.ndarray]]:
-        """Frames in chunks at absolute positions, as soon as the latents that a chunk looks at exist."""
-        overlap = self.simulator.autoencoder.receptive_frames
-        kept, offset = next(pieces), 0  # latents offset .. offset + len(kept) - 1
-        for chunk in decode_chunks(self.plan.frames, self.settings.decode_frames, overlap):
+    def _decoded(self, pieces: Iterator[Tensor], begin: int, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, np.ndarray]]:
+        """Frames in chunks, as soon as the latents that a chunk looks at exist; ``begin`` is the first latent to come."""
+        kept, offset = next(pieces), begin  # latents offset .. offset + len(kept) - 1
+        for chunk in chunks:
             while offset + len(kept) < chunk.last_in:
                 kept = torch.cat([kept, next(pieces)])
             kept, offset = kept[chunk.first_in - offset :], chunk.first_in
-            yield chunk, self._frames(kept[: chunk.last_in - chunk.first_in], chunk)
+            yield chunk, self._frames(kept[: chunk.last_in - chunk.first_in].clone(), chunk)
 
     def _frames(self, latents: Tensor, chunk: Chunk) -> np.ndarray:
         with self.timed("decode"):
