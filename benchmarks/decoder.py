@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--video", default="mini", help="video autoencoder: a preset, checkpoint folder or file")
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="clip datasets of one kind")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--windows", type=int, default=128, help="most windows; the protocol's own number is 256")
+    parser.add_argument("--windows", type=int, default=96, help="most windows; the protocol's own number is 256")
     parser.add_argument("--resamples", type=int, default=1000, help="of the intervals")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
