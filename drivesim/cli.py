@@ -59,7 +59,8 @@ def rollout(
     crowdedness: Annotated[float | None, flag("sampled", "Mean number of vehicles in sight.")] = None,
     boxes: Annotated[Path | None, flag("sampled from recorded tracks", "Parquet table of the boxes to drive among.")] = None,
     start: Annotated[Path | None, flag("made up", "Picture or video to start from.")] = None,
-    fps: Annotated[float | None, flag("the checkpoint's, 7.5 in mini", "Frames a second.")] = None,
+    fps: Annotated[float | None, flag("the checkpoint's, 7.5 in mini", "Frames a second: 1.875, 7.5 or 30.")] = None,
+    upsample: Annotated[bool, typer.Option("--upsample", help="Four times as high and wide: 512x1024 with mini.")] = False,
     seed: Annotated[int | None, flag("0", "Same seed, same video.")] = None,
     checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
     device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
@@ -72,7 +73,22 @@ def rollout(
 
     flags = dict(minutes=minutes, out=out, time_of_day=time_of_day, crowdedness=crowdedness, boxes=boxes, start=start, fps=fps)
     flags |= dict(seed=seed, checkpoint=checkpoint, device=device, overwrite=overwrite or None, resume=resume or None)
-    return run(flags, words or [])
+    return run({**flags, "upsample": upsample or None}, words or [])
+
+
+@app.command()
+def upsample(
+    source: Annotated[Path, typer.Argument(metavar="MP4|DATASET", help="A video of any kind, or a clip dataset.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, a clip dataset; the same command again goes on with what was cut off.")],
+    seed: Annotated[int | None, flag("0", "Same seed, same video.")] = None,
+    checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
+    device: Annotated[str | None, flag("auto", "auto, cpu or cuda.")] = None,
+    words: Words = None,
+) -> int:
+    """Make videos four times as high and wide, labels kept."""
+    from drivesim.commands.upsample import run
+
+    return run(dict(source=source, out=out, seed=seed, checkpoint=checkpoint, device=device), words or [])
 
 
 @app.command()

@@ -52,7 +52,7 @@ def save_folder(folder: Path) -> Path:
     save_network(folder / "image", image, {"steps": 3})
     save_network(folder / "autoencoder", Image(2), {})
     save_network(folder / "interpolation", Video(Image(), 5), {})
-    save_network(folder / "prediction", Video(image), {}, without=("image.",))
+    save_network(folder / "prediction", Video(image), {}, without={"image.": "image"})
     save_settings(folder, {"preset": "toy", "height": 16})
     return folder
 

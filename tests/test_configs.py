@@ -15,11 +15,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from drivesim.datasets.sources.synthetic import make_road_world
-from drivesim.io.checkpoints import NETWORKS, load_checkpoint, save_network
+from drivesim.io.checkpoints import NETWORKS, UPSAMPLERS, load_checkpoint, save_network
+from drivesim.io.checkpoints import STAGES as NETWORK_STAGES
 from drivesim.training.run import train
 from drivesim.training.stage_module import StageModule
 
-STAGES = (*NETWORKS.values(), "5_decoder")
+STAGES = (*NETWORKS.values(), "5_decoder", *UPSAMPLERS.values())
 PRESETS = ("toy", "mini", "rds")
 EXPERIMENTS = [*(f"{preset}/{stage}" for preset in PRESETS for stage in STAGES), "toy/detector", "mini/detector"]
 PARTS = ("module", "datamodule", "trainer", "callbacks", "loggers")
@@ -48,12 +49,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def earlier_stages(preset: str, out: Path) -> None:
-    """Untrained networks where the autoencoder and the image stage would have exported theirs."""
-    for name in ("autoencoder", "image"):
-        node = composed(f"{preset}/{NETWORKS[name]}").module
-        network = instantiate(node.autoencoder if name == "autoencoder" else node.network.image, _convert_="all")
+    """Untrained networks where the autoencoder and the image stages would have exported theirs, and an upsampler."""
+    for name in ("autoencoder", "image", "upsampler_image", "upsampler"):
+        node = composed(f"{preset}/{NETWORK_STAGES[name]}", out=str(out)).module
+        wanted = node.autoencoder if name == "autoencoder" else node.network if name == "upsampler" else node.network.image
         out.mkdir(parents=True, exist_ok=True)
-        save_network(out / name, network, {})
+        save_network(out / name, instantiate(wanted, _convert_="all"), {})
 
 
 def test_every_experiment_is_there():
@@ -96,13 +97,18 @@ def test_rds_on_the_meta_device(stage: str):
             assert network.decode(torch.empty(1, 6, 4, 16, 32)).shape == (1, 6, 3, 128, 256)
             return
         node = config.module.network
+        upsamples = stage in UPSAMPLERS.values()
+        if stage == "6_upsampler_fast":
+            node = composed("rds/6_upsampler").module.network
         if "folder" in node.image:
-            node.image = image
+            node.image = composed("rds/6_upsampler_image").module.network.image if upsamples else image
         network = instantiate(node, _convert_="all")
         frames = config.datamodule.frames
-        out = network(torch.empty(1, frames, 4, 16, 32), torch.empty(1, frames))
-    assert out.shape == (1, frames, 4, 16, 32)
-    assert sum(weight.numel() for weight in network.parameters()) > 3e8
+        shape = (1, frames, 3, 512, 1024) if upsamples else (1, frames, 4, 16, 32)
+        context = (torch.empty(1, frames, 5, 128, 256),) if upsamples else ()
+        out = network(torch.empty(shape), torch.empty(1, frames), {}, *context)
+    assert out.shape == shape
+    assert sum(weight.numel() for weight in network.parameters()) > (1.5e8 if upsamples else 3e8)
 
 
 @pytest.mark.parametrize("first_stage", ["latent", "pixel"])
@@ -110,10 +116,15 @@ def test_toy_from_clips_to_a_checkpoint_folder(first_stage: str, clips: Path, tm
     """The five commands of the README, two steps each."""
     quick = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1", "module.optimization.warmup_steps=1"]
     for stage in STAGES:
-        sampling = ["module.sampling_steps=2"] if stage in ("2_image", "3_prediction", "4_interpolation") else []
+        one_call = stage in ("1_autoencoder", "5_decoder", "6_upsampler_fast")
+        sampling = [] if one_call else ["module.sampling_steps=2"]
         config = composed(f"toy/{stage}", f"first_stage={first_stage}", *quick, *sampling, data=str(clips), out=str(tmp_path))
         assert train(**built(config), max_minutes=config.max_minutes) == tmp_path
     checkpoint = load_checkpoint(tmp_path)
     assert checkpoint.settings["preset"] == "toy" and checkpoint.settings["height"] == 32
     assert checkpoint.network("autoencoder").latent_channels == (3 if first_stage == "pixel" else 4)
     assert checkpoint.network("prediction").frames == 6 and checkpoint.network("interpolation").frames == 5
+    assert checkpoint.network("upsampler").frames == checkpoint.network("upsampler_fast").frames == 4
+    assert '"image": "upsampler_image"' in (tmp_path / "upsampler.json").read_text(), "spatial weights lie in the image upsampler's file"
+    assert checkpoint.settings["schedule"] == checkpoint.settings["upsampler"]["schedule"]
+    assert checkpoint.settings["upsampler_fast"]["known"]["factor"] == 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from gaussians import draw
@@ -168,11 +170,24 @@ def test_policies_know_what_their_stage_knows() -> None:
 def test_low_frames_average_cells() -> None:
     known = LowFrames(2).draw(draw(0, 1, 2, 1, 4, 6).float(), seeded())
     assert isinstance(known, LowResolution)
-    assert known.values.shape == (1, 2, 1, 4, 6)
-    flat = LowFrames(4).draw(torch.full((1, 1, 1, 8, 8), 0.3), seeded())
-    assert flat is not None
-    assert torch.allclose(flat.values, torch.full((1, 1, 1, 8, 8), 0.3))
-    assert (flat.level > 0).all()
+    assert known.values.shape == known.noise.shape == (1, 2, 1, 2, 3)
+    cell = draw(0, 1, 2, 1, 4, 6).float()[0, 1, 0, 2:4, 4:6].mean()
+    assert torch.allclose(known.values[0, 1, 0, 1, 2], cell)
+    assert known.tensor().shape == (1, 2, 3, 2, 3)
+
+
+def test_the_level_of_low_frames_follows_its_own_schedule() -> None:
+    """App. H.1: steps U{0 .. 250} of betas 1e-4 .. 2e-2; sigma_0^2 = beta_0, sigma_250^2 = 1 - prod (1 - beta)."""
+    level = LowFrames(4).draw(torch.zeros(4000, 1, 1, 4, 4), seeded()).level
+    highest = 1 - math.prod(1 - (1e-4 + i / 999 * (2e-2 - 1e-4)) for i in range(251))
+    assert level.min().item() == pytest.approx(0.01, abs=2e-4)
+    assert level.max().item() == pytest.approx(math.sqrt(highest), abs=1e-3)
+
+
+@pytest.mark.parametrize("arguments", [{"factor": 0}, {"highest": 1000}, {"highest": -1}])
+def test_impossible_low_frames_are_refused(arguments) -> None:
+    with pytest.raises(UsageError, match="low frames"):
+        LowFrames(**arguments)
 
 
 @pytest.mark.parametrize("probabilities", [(), (0.5, 0.6), (1.5, -0.5)])

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from drivesim.diffusion.noise import zero_terminal_cosine
-from drivesim.io.checkpoints import Checkpoint, load_checkpoint, save_network, save_settings
+from drivesim.diffusion.objective import LowFrames
+from drivesim.io.checkpoints import UPSAMPLERS, Checkpoint, load_checkpoint, save_network, save_settings
 from drivesim.models.autoencoder import Autoencoder, IdentityAutoencoder
 from drivesim.models.unet import ImageUNet
 from drivesim.models.video_unet import VideoUNet
@@ -36,6 +37,19 @@ def make_checkpoint(folder: Path, pixels: bool = False, **rollout: object) -> Ch
         "preset": "toy", "height": HEIGHT, "width": WIDTH, "keyframe_fps": 1.875, "schedule": zero_terminal_cosine().recipe,
         "parameterization": "velocity", "rollout": {**STEPS, **rollout}, "notes": "random weights",
     })  # fmt: skip
+    return load_checkpoint(folder)
+
+
+def make_upsampler(folder: Path) -> Checkpoint:
+    """Add the three networks of stage 6, with random weights, to a checkpoint folder."""
+    torch.manual_seed(1)
+    image = ImageUNet(3, 8, (1, 2), 1, (), embedding=16, labels=(), boxes=False, stem=4, context_channels=5, norm="pixel")
+    video = VideoUNet(image, 3, frames=4, context="encoder", alpha="scalar", labels=(), context_channels=4, embedding=16)
+    _shake(video)
+    told = {"schedule": zero_terminal_cosine().recipe, "parameterization": "velocity", "known": LowFrames().recipe}
+    for name in UPSAMPLERS:
+        save_network(folder / name, image if name == "upsampler_image" else video, {"stage": "toy"})
+    save_settings(folder, {**load_checkpoint(folder).settings, **dict.fromkeys(UPSAMPLERS, told)})
     return load_checkpoint(folder)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from drivesim.commands.config import as_override, compose
+from drivesim.commands.upsample import upsampler_settings
 from drivesim.errors import UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint
 from drivesim.labels import LABELS, Scenario
@@ -24,9 +26,11 @@ from drivesim.simulation.rollout_state import read_state
 from drivesim.simulation.scenarios import TrackBank, sample_scenario
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Simulator, pick_device
+from drivesim.simulation.upsample import Upsampler
 
 __all__ = ["next_folder", "run", "scenario_of"]
 
+GROUPS = ("rollout", "upsampling")
 FILES = ("checkpoint", "boxes", "start")
 """Settings that may name a file or a folder."""
 
@@ -58,10 +62,11 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
     simulator = Simulator(checkpoint, _settings(config, checkpoint), device)
     scenario = scenario_of(config, checkpoint, duration_s, simulator.settings.fps)
     start = None if config.start is None else read_start(config.start, simulator.height, simulator.width, simulator.keyframe_fps)
+    stage = _upsampler(config, checkpoint, simulator, scenario.seed) if config.upsample else None
     with tqdm(total=simulator.plan(scenario).frames, unit="frame", disable=None, dynamic_ncols=True) as bar:
         made = record(
-            simulator, scenario, out, start=start, overwrite=config.overwrite, resume=config.resume, progress=lambda now: _show(bar, now),
-            asked=_asked(config),
+            simulator, scenario, out, start=start, overwrite=config.overwrite, resume=config.resume, stage=stage,
+            progress=lambda now: _show(bar, now), asked=_asked(config), report=_told(stage),
         )  # fmt: skip
     print(_summary(made, checkpoint))
     return 0
@@ -88,8 +93,8 @@ def _asked(config: DictConfig) -> dict[str, Any]:
     """Every setting that is not null, by its dotted key; files by paths that hold from anywhere."""
     nested = OmegaConf.to_container(config)
     assert isinstance(nested, dict)
-    flat = {**{str(key): value for key, value in nested.items() if key != "rollout"},
-            **{f"rollout.{key}": value for key, value in nested["rollout"].items()}}  # fmt: skip
+    flat = {str(key): value for key, value in nested.items() if not isinstance(value, dict)}
+    flat |= {f"{group}.{key}": value for group in GROUPS for key, value in nested[group].items()}
     for name in FILES:
         if flat[name] is not None and Path(flat[name]).exists():
             flat[name] = str(Path(flat[name]).resolve())
@@ -128,6 +133,14 @@ def _settings(config: DictConfig, checkpoint: Checkpoint) -> RolloutSettings:
     wishes = OmegaConf.to_container(config.rollout)
     assert isinstance(wishes, dict)
     return RolloutSettings.of(checkpoint.settings.get("rollout", {}), **{"fps": config.fps, **wishes})
+
+
+def _upsampler(config: DictConfig, checkpoint: Checkpoint, simulator: Simulator, seed: int) -> Upsampler:
+    return Upsampler(checkpoint, upsampler_settings(config, checkpoint), simulator.device, seed, simulator.stopwatch)
+
+
+def _told(stage: Upsampler | None) -> dict[str, Any]:
+    return {} if stage is None else {"upsampling": {**asdict(stage.settings), "network": stage.name}}
 
 
 def _show(bar: tqdm, now: Progress) -> None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from drivesim.diffusion.noise import uniform
 from drivesim.diffusion.parameterization import add_noise
-from drivesim.shapes import expand_to
+from drivesim.shapes import expand_to, fold_time, unfold_time
 
 __all__ = ["Known", "LowResolution", "carry_weights", "draw_first_frames", "draw_level", "endpoints", "first_frames", "none_known"]
 
@@ -133,13 +134,28 @@ class Known:
         """A clean estimate (b, t, c, h, w) with the known frames set to what is known of them."""
         return torch.where(expand_to(self.mask, x0), self.values, x0)
 
+    def inward(self, frames: Tensor) -> Tensor:
+        """Clean windows -> the x0 that diffusion runs on: here the windows themselves."""
+        return frames
+
+    def outward(self, x0: Tensor) -> Tensor:
+        """The inverse of ``inward``."""
+        return x0
+
 
 @dataclass(frozen=True)
 class LowResolution(Known):
-    """Every frame is known, but only at low resolution: ``values`` are small frames enlarged to the size of x (Sec. 3.4).
+    """Every frame is known, but only at low resolution: ``values`` are small frames (b, t, c, h / 4, w / 4), noised as such (Sec. 3.4).
 
-    They guide as context; no slot holds them, and every frame is still to be made.
+    They guide as context, c_S having their size; no slot holds them, and every frame is still to be made. What diffusion makes is the
+    detail alone, what the noised small frames lack once they are enlarged, brought to a deviation of about 1: a network that says nothing
+    yet is an interpolation, and what is left of the sampler's noise is as small as the detail (residual diffusion: Li et al. 2022,
+    "SRDiff", Sec. 3.2).
+
+    detail: deviation of the detail of clean frames, in units of the frames' range [-1, 1].
     """
+
+    detail: float = 1.0
 
     @property
     def unknown(self) -> Tensor:
@@ -153,3 +169,19 @@ class LowResolution(Known):
     def keep(self, x0: Tensor) -> Tensor:
         """Nothing to keep: x0 as it is."""
         return x0
+
+    def inward(self, frames: Tensor) -> Tensor:
+        """(frames - enlarged noised small frames) / deviation; (b, t, c, h, w)."""
+        return (frames - self._enlarged(frames)) / self._deviation(frames)
+
+    def outward(self, x0: Tensor) -> Tensor:
+        """enlarged noised small frames + deviation * x0; (b, t, c, h, w)."""
+        return self._enlarged(x0) + self._deviation(x0) * x0
+
+    def _deviation(self, like: Tensor) -> Tensor:
+        """sqrt(detail^2 + level^2): the noise that was put on the small frames has to be taken out again, too."""
+        return expand_to((self.level.to(like).square() + self.detail**2).sqrt(), like)
+
+    def _enlarged(self, like: Tensor) -> Tensor:
+        small = fold_time(self.noised()).to(like)
+        return unfold_time(interpolate(small, size=like.shape[-2:], mode="bicubic", align_corners=False), like.shape[1])

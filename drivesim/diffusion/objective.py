@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d
 
 from drivesim.diffusion.denoiser import Labels, Network, call_network
 from drivesim.diffusion.frame_mask import Known, LowResolution, draw_first_frames, draw_level, endpoints
-from drivesim.diffusion.noise import NoiseSchedule, gaussian
+from drivesim.diffusion.noise import NoiseSchedule, gaussian, linear_schedule
 from drivesim.diffusion.parameterization import Epsilon, Parameterization, add_noise, parameterization_named
 from drivesim.errors import UsageError
 from drivesim.recipes import recipe
@@ -103,21 +103,32 @@ class EndPoints(_Augmented):
         return Known(x0, mask, self.level(x0, generator), gaussian(x0, generator))
 
 
-class LowFrames(_Augmented):
-    """Eq. 5, upsampling (Sec. 3.4): every frame is known at 1 / factor of its size, noise-augmented. For networks told by encoder."""
+class LowFrames:
+    """Eq. 5, upsampling (Sec. 3.4): every frame is known at 1 / factor of its size, noise-augmented. For networks told by encoder.
 
-    def __init__(self, factor: int = 4, clean_share: float = 0.0, low: float = 0.02, high: float = 0.5) -> None:
-        super().__init__(clean_share, low, high)
-        self.factor = factor
-        self.recipe = recipe(self, factor=factor, clean_share=clean_share, low=low, high=high)
+    Args:
+        factor: cells of factor x factor pixels are averaged.
+        detail: see LowResolution.
+        highest: levels are drawn as sigma at step u of ``schedule``, u ~ U{0 .. highest} (App. H.1: 250 of 1000).
+        schedule: of the augmentation alone; None = the paper's, betas from 1e-4 to 2e-2.
+
+    Raises:
+        UsageError: a factor below 1, or ``highest`` beyond the schedule.
+    """
+
+    def __init__(self, factor: int = 4, highest: int = 250, schedule: NoiseSchedule | None = None, detail: float = 0.1) -> None:
+        self.factor, self.highest, self.detail = factor, highest, detail
+        self.schedule = schedule or linear_schedule(1e-4, 2e-2)
+        if factor < 1 or not 0 <= highest < len(self.schedule):
+            raise UsageError(f"low frames need factor >= 1 and highest within 0..{len(self.schedule) - 1}, not {factor} and {highest}")
+        self.recipe: dict[str, Any] = recipe(self, factor=factor, highest=highest, schedule=self.schedule, detail=detail)
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> Known | None:
-        """Averages over factor x factor cells, enlarged again bilinearly."""
-        flat = fold_time(x0)
-        small = interpolate(flat, scale_factor=1 / self.factor, mode="area")
-        low = unfold_time(interpolate(small, size=flat.shape[-2:], mode="bilinear"), x0.shape[1])
+        """Averages over cells: values (b, t, c, h / factor, w / factor), and a level and noise for each window."""
+        low = unfold_time(avg_pool2d(fold_time(x0), self.factor), x0.shape[1])
         mask = torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device)
-        return LowResolution(low, mask, self.level(x0, generator), gaussian(x0, generator))
+        step = torch.randint(self.highest + 1, (len(x0),), generator=generator, device=generator.device)
+        return LowResolution(low, mask, self.schedule.at(step).to(low), gaussian(low, generator), self.detail)
 
 
 class WindowLoss(NamedTuple):
@@ -151,6 +162,7 @@ class DiffusionObjective:
     def __call__(self, network: Network, x0: Tensor, labels: Labels, generator: torch.Generator) -> WindowLoss:
         """One noised draw of each window (b, t, c, h, w) -> its loss. Everything random comes from ``generator``."""
         known = self.known_policy.draw(x0, generator)
+        x0 = x0 if known is None else known.inward(x0)
         sigma = self.schedule.draw((len(x0),), generator).to(x0.device)
         eps = gaussian(x0, generator)
         output = call_network(network, add_noise(x0, eps, sigma), sigma, labels, known)

@@ -25,13 +25,16 @@ from drivesim.recipes import RecipeError, build
 
 from .atomic import replacing, write_json
 
-__all__ = ["FORMAT", "NETWORKS", "VERSION", "Checkpoint", "CheckpointError", "file_hash", "load_checkpoint", "load_network",
-           "save_network", "save_settings"]  # fmt: skip
+__all__ = ["FORMAT", "NETWORKS", "STAGES", "UPSAMPLERS", "VERSION", "Checkpoint", "CheckpointError", "file_hash", "load_checkpoint",
+           "load_network", "save_network", "save_settings"]  # fmt: skip
 
 FORMAT = "drivesim-checkpoint"
 VERSION = 1
 NETWORKS = {"autoencoder": "1_autoencoder", "image": "2_image", "prediction": "3_prediction", "interpolation": "4_interpolation"}
 """Networks of a full checkpoint folder and the training stage that makes each."""
+UPSAMPLERS = {"upsampler_image": "6_upsampler_image", "upsampler": "6_upsampler", "upsampler_fast": "6_upsampler_fast"}
+"""Networks that a folder may hold besides: 4x upsampling frame by frame, over time, and in one call."""
+STAGES = {**NETWORKS, **UPSAMPLERS}
 PRESETS = ("mini", "rds", "toy")
 WEIGHTS = Path(drivesim.__file__).parent / "weights"
 
@@ -41,12 +44,13 @@ class CheckpointError(DrivesimError):
 
 
 def save_network(
-    path: str | Path, network: nn.Module, metadata: Mapping[str, Any], dtype: torch.dtype | None = None, without: tuple[str, ...] = ()
+    path: str | Path, network: nn.Module, metadata: Mapping[str, Any], dtype: torch.dtype | None = None,
+    without: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``<path>.safetensors`` and ``<path>.json`` (recipe, metadata, sha256), each atomically.
 
-    dtype: floating tensors are cast to it (float16 halves the file).   without: prefixes such as "image." whose tensors are left out; the
-    JSON then says that they are found in the neighbouring file of that name (``"image": "image"``).
+    dtype: floating tensors are cast to it (float16 halves the file).   without: prefixes such as "image." whose tensors are left out, and
+    the neighbouring file that holds them, as the JSON then says (``"image": "upsampler_image"``).
 
     Returns:
         The safetensors file.
@@ -58,8 +62,9 @@ def save_network(
     if not isinstance(recipe, Mapping):
         raise CheckpointError(f"{type(network).__name__} has no recipe, so it could not be rebuilt from a file")
     weights, sidecar = _files(path)
-    kept = {name: value for name, value in network.state_dict().items() if not name.startswith(without)}
-    borrowed = {prefix.rstrip("."): prefix.rstrip(".") for prefix in without}
+    without = dict(without or {})
+    kept = {name: value for name, value in network.state_dict().items() if not name.startswith(tuple(without))}
+    borrowed = {prefix.rstrip("."): file for prefix, file in without.items()}
     try:
         with replacing(weights) as part:
             # not save_file, which makes files that only their owner can read
@@ -193,7 +198,7 @@ def _missing(folder: Path, names: list[str]) -> str:
     files = [f"{name}{suffix}" for name in names for suffix in (".safetensors", ".json") if not (folder / f"{name}{suffix}").is_file()]
     files = files if (folder / "model.json").is_file() else ["model.json", *files]
     preset = folder.name if folder.parent == WEIGHTS else "mini"
-    stages = [NETWORKS[name] for name in names if name in NETWORKS] or [NETWORKS["autoencoder"]]
+    stages = [STAGES[name] for name in names if name in STAGES] or [NETWORKS["autoencoder"]]
     what = "no weights" if folder.is_dir() else "no weights: no such checkpoint folder"
     out = Path("runs") / preset if folder.parent == WEIGHTS else folder  # nobody trains into an installed package
     commands = "; ".join(f"drivesim train experiment={preset}/{stage} data=CLIPS out={out}" for stage in stages)

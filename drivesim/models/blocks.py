@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 __all__ = [
-    "Attention", "Downsample", "NoiseEmbedding", "Norm", "ResBlock", "SpatialAttention", "Upsample",
-    "channels_last", "from_tokens", "recompute", "sinusoid", "to_tokens", "zeroed",
+    "Attention", "Downsample", "NoiseEmbedding", "Norm", "PixelNorm", "ResBlock", "SpatialAttention", "Upsample",
+    "channels_last", "from_tokens", "norm_named", "recompute", "sinusoid", "to_tokens", "zeroed",
 ]  # fmt: skip
 
 
@@ -90,12 +90,43 @@ class Norm(nn.GroupNorm):
         return channels_last(normed.to(x.dtype))
 
 
+class PixelNorm(nn.Module):
+    """Normalisation over the channels of each position by itself.
+
+    What one position becomes depends on its neighbourhood alone, never on how large the picture is: a network of convolutions that was
+    trained on patches then says the same on whole frames, and on tiles of them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.num_channels = channels
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = channels_last(x).permute(0, 2, 3, 1)
+        return nnf.layer_norm(rows.float(), (self.num_channels,), self.weight, self.bias).to(x.dtype).permute(0, 3, 1, 2)
+
+
+NORMS = {"group": Norm, "pixel": PixelNorm}
+
+
+def norm_named(kind: str, channels: int) -> nn.Module:
+    """"group": statistics of a whole frame; "pixel": of one position.
+
+    Raises:
+        ValueError: no such norm.
+    """
+    if kind not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {kind!r}")
+    return NORMS[kind](channels)
+
+
 class ResBlock(nn.Module):
     """Two 3x3 convolutions, scaled and shifted by the embedding in between, around a skip. Starts as the skip alone."""
 
-    def __init__(self, in_channels: int, out_channels: int, embedding: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, embedding: int, norm: str = "group") -> None:
         super().__init__()
-        self.norm1, self.norm2 = Norm(in_channels), Norm(out_channels)
+        self.norm1, self.norm2 = norm_named(norm, in_channels), norm_named(norm, out_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * out_channels)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))

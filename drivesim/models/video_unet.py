@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from drivesim.models.blocks import NoiseEmbedding, recompute
 from drivesim.models.conditioning import LabelEmbedder
 from drivesim.models.temporal import Call, ContextEncoder, TemporalAttention, TemporalConvBlock, TemporalLayer
-from drivesim.models.unet import ImageNetwork
+from drivesim.models.unet import ImageNetwork, fitted_context
 from drivesim.recipes import recipe
 from drivesim.shapes import fold_time, unfold_time
 
@@ -30,16 +30,16 @@ Labels = Mapping[str, Tensor]
 class FrameByFrame(nn.Module):
     """An image network with the signature of a video network: every frame by itself."""
 
-    context = "none"
-
     def __init__(self, image: ImageNetwork) -> None:
         super().__init__()
         self.recipe = recipe(self, image=image)
         self.image = image
+        self.context = "encoder" if image.context_channels else "none"
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Labels | None = None, context: Tensor | None = None) -> Tensor:
-        """x (B, T, C, H, W), sigma (B,) or (B, T), labels of (B, T) frames -> (B, T, C, H, W). There is no use for a context."""
-        return _by_frames(self.image, x, _per_frame(sigma, x), labels)
+        """x (B, T, C, H, W), sigma (B,) or (B, T), labels of (B, T) frames, c_S (B, T, K, h, w) where the image network takes it in
+        -> (B, T, C, H, W)."""
+        return _by_frames(self.image, x, _per_frame(sigma, x), labels, context)
 
     def spatial_parameters(self) -> Iterator[nn.Parameter]:
         return self.image.parameters()
@@ -115,7 +115,7 @@ class VideoUNet(nn.Module):
         fixed = frames if alpha == "frame" else None
         width = context_channels if context != "slots" else 0
         layers: dict[str, TemporalLayer] = {
-            path: TemporalConvBlock(size, embedding, width, fixed) for path, size in self.image.sites().items()
+            path: TemporalConvBlock(size, embedding, width, fixed, image.norm_kind) for path, size in self.image.sites().items()
         }
         for path, size in _chosen(self.image.attention_sites(), attention_sites).items():
             layers[path] = TemporalAttention(size, head_channels, fixed)
@@ -128,21 +128,28 @@ class VideoUNet(nn.Module):
         """x (B, T, C, H, W) at noise levels sigma (B,) or (B, T); labels name -> (B, T, ...) or None for all null.
 
         Args:
-            context: c_S (B, T, C + 2, H, W) unless context is "slots"; None there means that no frame is known.
+            context: c_S (B, T, C + 2, h, w) unless context is "slots", as large as x or smaller (low-resolution frames); None there means
+                that no frame is known. An image network that takes in c_S is given it too.
 
         Returns:
             (B, T, C, H, W). With T = 1 the temporal layers stand aside and this is the image network.
         """
         sigma = _per_frame(sigma, x)
         if x.shape[1] == 1:
-            return _by_frames(self.image, x, sigma, labels)
-        if self.context != "slots" and context is None:
-            context = x.new_zeros(*x.shape[:2], x.shape[2] + 2, *x.shape[3:])
-        self.temporal.tell(self.temporal(sigma, labels, context))
+            return _by_frames(self.image, x, sigma, labels, context)
+        told = None if self.context == "slots" else self._fitted(x, context)
+        self.temporal.tell(self.temporal(sigma, labels, told))
         try:
-            return _by_frames(self.image, x, sigma, labels)
+            return _by_frames(self.image, x, sigma, labels, context)
         finally:
             self.temporal.tell(None)
+
+    def _fitted(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """c_S at the size of the image network's first scale, where its features are joined; all zero where there is none."""
+        height, width = (size // self.image.stem for size in x.shape[-2:])
+        if context is None:
+            return x.new_zeros(*x.shape[:2], x.shape[2] + 2, height, width)
+        return unfold_time(fitted_context(fold_time(context), height, width), x.shape[1])
 
     def spatial_parameters(self) -> Iterator[nn.Parameter]:
         """Weights of the image network."""
@@ -159,8 +166,9 @@ class VideoUNet(nn.Module):
             recompute(layer)
 
 
-def _by_frames(image: ImageNetwork, x: Tensor, sigma: Tensor, labels: Labels | None) -> Tensor:
-    return unfold_time(image(fold_time(x), fold_time(sigma), _fold(labels)).contiguous(), x.shape[1])
+def _by_frames(image: ImageNetwork, x: Tensor, sigma: Tensor, labels: Labels | None, context: Tensor | None) -> Tensor:
+    more = (fold_time(context),) if image.context_channels and context is not None else ()
+    return unfold_time(image(fold_time(x), fold_time(sigma), _fold(labels), *more).contiguous(), x.shape[1])
 
 
 def _fold(labels: Labels | None) -> dict[str, Tensor] | None:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from drivesim.diffusion.denoiser import window_denoiser
-from drivesim.diffusion.frame_mask import Known
+from drivesim.diffusion.frame_mask import Known, LowResolution
 from drivesim.diffusion.noise import NoiseSchedule
 from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError
 
 __all__ = ["PASSES", "Context", "Filler", "PassSettings", "draw_noise", "null_labels"]
 
-PASSES = ("image", "keyframes", "interpolation_1", "interpolation_2")
+PASSES = ("image", "keyframes", "interpolation_1", "interpolation_2", "upsampling")
 """Names of the passes; their order is part of the noise counter, so it only ever grows at the end."""
 
 Labels = dict[str, Tensor]
@@ -101,6 +101,27 @@ class Filler:
             return SAMPLERS[settings.sampler](denoiser, noise, self.schedule.grid(settings.steps))
         except NonFiniteError as error:
             raise NonFiniteError(f"pass {stage}, windows {windows[0]} to {windows[-1]}: {error}") from error
+
+    def enlarge(
+        self, network: nn.Module, low: Tensor, noise: Tensor, low_noise: Tensor, detail: float, settings: PassSettings
+    ) -> Tensor:
+        """Sample windows whose frames are known at low resolution (Eq. 5).
+
+        Args:
+            network: VideoUNet or FrameByFrame that takes in c_S. low: (b, t, c, h, w). noise: (b, t, c, H, W), the start of sampling.
+            low_noise: like low, put on it at ``settings.context_level``. Both are handed in, so that tiles of a frame share its noise.
+            detail: deviation of what is to be added (LowResolution).
+
+        Returns: (b, t, c, H, W), finite.
+
+        Raises:
+            NonFiniteError: a step of the sampler was not finite.
+        """
+        mask = torch.ones(low.shape[:2], dtype=torch.bool, device=self.device)
+        level = torch.full((len(low),), settings.context_level, device=self.device)
+        known = LowResolution(low, mask, level, low_noise, detail)
+        denoiser = window_denoiser(network, self.parameterization, {}, known)
+        return known.outward(SAMPLERS[settings.sampler](denoiser, noise, self.schedule.grid(settings.steps)))
 
     def _known(self, stage: str, windows: Sequence[int], context: Context | None, settings: PassSettings) -> Known | None:
         if context is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,7 +12,22 @@ from drivesim.diffusion.samplers import SAMPLERS
 from drivesim.errors import UsageError
 from drivesim.simulation.fill import PassSettings
 
-__all__ = ["RolloutSettings"]
+__all__ = ["RolloutSettings", "merged"]
+
+
+def merged(group: str, known: Sequence[str], defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings ``group.name``: defaults with those overrides on top that are not None.
+
+    Raises:
+        UsageError: a name that is not among ``known``, with the nearest one.
+    """
+    chosen = {**defaults, **{name: value for name, value in overrides.items() if value is not None}}
+    for name in chosen:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {group}.{near[0]}?" if near else f"; there are {', '.join(known)}"
+            raise UsageError(f"there is no setting {group}.{name}{hint}")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -56,14 +71,7 @@ class RolloutSettings:
         Raises:
             UsageError: a name that is no setting, with the nearest one, or a value out of range.
         """
-        merged = {**defaults, **{name: value for name, value in overrides.items() if value is not None}}
-        known = [item.name for item in fields(cls)]
-        for name in merged:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean rollout.{near[0]}?" if near else f"; there are {', '.join(known)}"
-                raise UsageError(f"there is no setting rollout.{name}{hint}")
-        return cls(**merged)
+        return cls(**merged("rollout", [item.name for item in fields(cls)], defaults, overrides))
 
     def of_pass(self, stage: str) -> PassSettings:
         """How the pass ``stage`` (a name of ``PASSES``) samples: rollouts and benchmarks ask here, so that they cannot differ."""

@@ -19,8 +19,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from drivesim.errors import DrivesimError
 from drivesim.models.backbones import PerceptualLite1
-from drivesim.models.discriminator import PatchDiscriminator3d
 from drivesim.shapes import as_floats, fold_time, unfold_time
+from drivesim.training.adversarial import adversarial
 from drivesim.training.freeze import set_trainable, weight_groups
 from drivesim.training.learning_rate import Optimization
 from drivesim.training.stage_module import Batch, Part, StageModule
@@ -122,19 +122,11 @@ class AutoencoderModule(StageModule):
         return terms
 
     def _adversarial(self, made: Tensor, frames: Tensor) -> Tensor:
-        """The autoencoder's wish to please plus the critic's hinge loss (Lim and Ye 2017); gradients of either stay on its own side."""
-        critic = self.critic
-        assert critic is not None
-        critic.requires_grad_(False)
-        pleased = -self._judged(made).mean()
-        critic.requires_grad_(True)
-        hinge = F.relu(1.0 - self._judged(frames)).mean() + F.relu(1.0 + self._judged(made.detach())).mean()
-        self.log_dict({"train/adversarial": pleased, "train/critic": hinge})
-        return self.adversarial_weight * pleased + hinge
-
-    def _judged(self, frames: Tensor) -> Tensor:
+        """The autoencoder's wish to please plus the critic's loss."""
         assert self.critic is not None
-        return self.critic(frames if isinstance(self.critic, PatchDiscriminator3d) else fold_time(frames)).float()
+        displeased, hinge = adversarial(self.critic, made, frames)
+        self.log_dict({"train/adversarial": displeased, "train/critic": hinge})
+        return self.adversarial_weight * displeased + hinge
 
     @torch.no_grad()
     def _follow_statistics(self, latents: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""ONE training module for every diffusion stage: image, prediction, interpolation (Video LDM, Eqs. 1 to 3).
+"""ONE training module for every diffusion stage: image, prediction, interpolation, upsampling (Video LDM, Eqs. 1 to 3 and 5).
 
 What differs between the stages is handed in: the network, which frames are known, and what is held still. This file does not know
 configuration, files or how windows are read.
@@ -21,9 +21,11 @@ from drivesim.diffusion.objective import DiffusionObjective, NothingKnown
 from drivesim.diffusion.samplers import SAMPLERS
 from drivesim.errors import UsageError
 from drivesim.models.conditioning import drop_labels
+from drivesim.models.video_unet import FrameByFrame
 from drivesim.shapes import as_floats, fold_time, unfold_time
 from drivesim.training.freeze import assert_unchanged, fingerprint, set_trainable, weight_groups
 from drivesim.training.learning_rate import Optimization
+from drivesim.training.patches import Patches
 from drivesim.training.stage_module import Batch, Part, StageModule
 
 __all__ = ["DiffusionModule"]
@@ -39,7 +41,7 @@ class DiffusionModule(StageModule):
         network: VideoUNet or FrameByFrame.
         objective: schedule, parameterization and which frames are known.
         autoencoder: first stage, frozen; encodes batches of frames and decodes pictures. Batches may hold latents instead.
-        part: name of the exported network: "image", "prediction" or "interpolation".
+        part: name of the exported network: "image", "prediction", "interpolation", or one of the upsampler's.
         optimization, ema_decay, seed: see StageModule.
         frozen: "spatial" trains the temporal layers alone (asserted at the end); "none" trains everything.
         unfreeze_at_step: from this step on a frozen image network trains too, at ``unfrozen_scale`` of the learning rate; None = never.
@@ -47,19 +49,21 @@ class DiffusionModule(StageModule):
         label_dropout: probability of dropping each label; None = that of ``models.conditioning``.
         gradient_checkpointing: trade time for memory.
         sampling_steps: of the DDIM sampler that makes pictures during training.
+        patches: train on pieces of the windows; None = on whole ones.
+        told: name under which model.json keeps this stage's schedule and parameterization; None = they are those of the checkpoint.
     """
 
     def __init__(
         self, network: nn.Module, objective: DiffusionObjective, autoencoder: nn.Module, part: str, optimization: Optimization,
         ema_decay: float = 0.999, seed: int = 0, frozen: str = "none", unfreeze_at_step: int | None = None, unfrozen_scale: float = 0.1,
         single_frames: float = 0.2, label_dropout: Mapping[str, float] | float | None = None, gradient_checkpointing: bool = False,
-        sampling_steps: int = 20,
+        sampling_steps: int = 20, patches: Patches | None = None, told: str | None = None,
     ) -> None:  # fmt: skip
         if frozen not in ("spatial", "none"):
             raise ValueError(f"frozen must be spatial or none, not {frozen!r}")
         _check_channels(network, autoencoder)
         super().__init__(network, optimization, ema_decay, seed, helpers=("autoencoder",))
-        self.objective, self.part = objective, part
+        self.objective, self.part, self.patches, self.told = objective, part, patches, told
         self.single_frame_objective = DiffusionObjective(objective.schedule, objective.parameterization, NothingKnown())
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.frozen, self.unfreeze_at_step, self.unfrozen_scale = frozen, unfreeze_at_step, unfrozen_scale
@@ -72,10 +76,11 @@ class DiffusionModule(StageModule):
     # what is exported
 
     def parts(self) -> dict[str, Part]:
-        """The image stage exports the bare image network; the others the whole network."""
-        if self.part == "image":
-            return {"image": Part("average.image.", self.average.image)}  # type: ignore[arg-type]
-        return {self.part: Part("average.", self.average, without=("image.",) if self.swappable else ())}
+        """A stage of single frames exports the bare image network; the others the whole network."""
+        if isinstance(self.average, FrameByFrame):
+            return {self.part: Part("average.image.", self.average.image)}
+        image = "upsampler_image" if self.part == "upsampler" else "image"
+        return {self.part: Part("average.", self.average, without={"image.": image} if self.swappable else {})}
 
     @property
     def swappable(self) -> bool:
@@ -84,7 +89,8 @@ class DiffusionModule(StageModule):
 
     def settings(self) -> dict[str, Any]:
         name = type(self.objective.parameterization).__name__.lower()
-        return {"schedule": self.objective.schedule.recipe, "parameterization": name}
+        said = {"schedule": self.objective.schedule.recipe, "parameterization": name}
+        return said if self.told is None else {self.told: {**said, "known": self.objective.known_policy.recipe}}
 
     # what is trained
 
@@ -142,6 +148,7 @@ class DiffusionModule(StageModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         draws = self.draws("train", self.batches)
+        batch = self.cut(batch, draws)
         latents, labels = self.latents(batch), batch["labels"]
         objective = self.objective
         if self.unfrozen and float(torch.rand((), generator=draws)) < self.single_frames:
@@ -154,8 +161,10 @@ class DiffusionModule(StageModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same draws at every validation, so that losses can be compared."""
+        draws = self.draws("validation", batch_idx)
+        batch = self.cut(batch, draws)
         latents = self.latents(batch)
-        losses, sigmas = self.objective(self.average, latents, batch["labels"], self.draws("validation", batch_idx))
+        losses, sigmas = self.objective(self.average, latents, batch["labels"], draws)
         self.log("val/loss", self.finite(losses.mean(), "validation loss"), prog_bar=True, batch_size=len(losses), sync_dist=True)
         bands = torch.bucketize(sigmas, torch.tensor(NOISE_BANDS, device=sigmas.device))
         for band, metric in enumerate(self.band_losses):
@@ -168,6 +177,10 @@ class DiffusionModule(StageModule):
                 self.log(f"val/loss_sigma_from_{low:g}", mean, rank_zero_only=True)
             metric.reset()  # type: ignore[operator]
 
+    def cut(self, batch: Batch, draws: torch.Generator) -> Batch:
+        """The batch in patches, if this stage trains on them."""
+        return batch if self.patches is None else self.patches.cut(batch, draws)
+
     @torch.no_grad()
     def latents(self, batch: Batch) -> Tensor:
         """Normalised latents (b, t, c, h, w) of a batch, from its latents or its uint8 frames."""
@@ -179,6 +192,7 @@ class DiffusionModule(StageModule):
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Windows as recorded above windows as made from the same labels and known frames, decoded: rows in pairs."""
+        batch = self.cut(batch, self.draws("pictures", 0))
         latents = self.latents(batch)
         rows = torch.stack([latents, self._made(latents, batch["labels"], 0)], dim=1).flatten(0, 1)
         return {"samples": self.autoencoder.decode(rows)}  # type: ignore[operator]
@@ -186,6 +200,7 @@ class DiffusionModule(StageModule):
     @torch.no_grad()
     def windows(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
         """As pictures, the recorded ones apart: as they were filmed, or decoded where batches hold latents. Known frames are in both."""
+        batch = self.cut(batch, self.draws("pictures", index))
         latents = self.latents(batch)
         made = self.autoencoder.decode(self._made(latents, batch["labels"], index))  # type: ignore[operator]
         return as_floats(batch["frames"]) if "frames" in batch else self.autoencoder.decode(latents), made  # type: ignore[operator]
@@ -194,9 +209,10 @@ class DiffusionModule(StageModule):
         """Latents that the averaged network makes from labels and the known frames of ``latents``, with the draws of ``index``."""
         draws = self.draws("pictures", index)
         known = self.objective.known_policy.draw(latents, draws)
+        like = latents if known is None else known.inward(latents)
         denoiser = window_denoiser(self.average, self.objective.parameterization, labels, known)
-        made = SAMPLERS["ddim"](denoiser, gaussian(latents, draws), self.objective.schedule.grid(self.sampling_steps))
-        return made if known is None else known.keep(made)
+        made = SAMPLERS["ddim"](denoiser, gaussian(like, draws), self.objective.schedule.grid(self.sampling_steps))
+        return made if known is None else known.outward(known.keep(made))
 
 
 def _check_channels(network: nn.Module, autoencoder: nn.Module) -> None:

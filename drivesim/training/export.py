@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from drivesim.io.checkpoints import NETWORKS, CheckpointError, load_checkpoint, load_network, save_network, save_settings
+from drivesim.io.checkpoints import STAGES, CheckpointError, load_checkpoint, load_network, save_network, save_settings
 from drivesim.recipes import build
 from drivesim.training.stage_module import StageModule
 
@@ -50,7 +50,7 @@ def trained_network(folder: str | Path, name: str) -> nn.Module:
     folder = Path(folder)
     if not (folder / f"{name}.json").exists():
         raise CheckpointError(
-            f"{folder}: no {name} network yet; train it first: drivesim train experiment=PRESET/{NETWORKS[name]} out={folder} (same PRESET)"
+            f"{folder}: no {name} network yet; train it first: drivesim train experiment=PRESET/{STAGES[name]} out={folder} (same PRESET)"
         )
     return load_network(folder / name)
 

@@ -16,6 +16,8 @@ import torch
 
 from drivesim.io.checkpoints import NETWORKS, load_checkpoint, save_network, save_settings
 
+SHIPPED = (*NETWORKS, "upsampler_fast")
+
 __all__ = ["ship"]
 
 
@@ -27,11 +29,12 @@ def ship(folder: Path, out: Path) -> int:
     """
     checkpoint = load_checkpoint(folder)
     out.mkdir(parents=True, exist_ok=True)
-    for name in NETWORKS:
+    for name in (name for name in SHIPPED if name in checkpoint.networks):
         described = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         metadata = described.get("metadata", {})
+        borrowed = {prefix: described[prefix.rstrip(".")] for prefix in described.get("without", ())}
         named = [Path(root).name for root in metadata.get("data", [])]  # where the clips lay is nobody's business
-        save_network(out / name, checkpoint.network(name), {**metadata, "data": named}, torch.float16, tuple(described.get("without", ())))
+        save_network(out / name, checkpoint.network(name), {**metadata, "data": named}, torch.float16, borrowed)
     save_settings(out, checkpoint.settings)
     if checkpoint.tracks.is_file():
         shutil.copyfile(checkpoint.tracks, out / checkpoint.tracks.name)

@@ -6,8 +6,8 @@ This file does not know what is learned: losses live in ``diffusion_module.py`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -40,11 +40,12 @@ def time_left_s(trainer: L.Trainer) -> float | None:
 
 @dataclass(frozen=True)
 class Part:
-    """A network to export. prefix: of its weights in the module's state. without: prefixes of weights that lie in a neighbour's file."""
+    """A network to export. prefix: of its weights in the module's state. without: prefixes of weights that lie in a neighbour's file, and
+    its name."""
 
     prefix: str
     network: nn.Module
-    without: tuple[str, ...] = ()
+    without: Mapping[str, str] = field(default_factory=dict)
 
 
 class NonFiniteLossError(DrivesimError):
