@@ -70,6 +70,20 @@ def test_decode_chunks_cover_every_frame_once_with_their_overlap(frames: int, si
     assert position == frames
 
 
+@given(st.integers(1, 3000), RATES, st.integers(0, 1000))
+def test_a_rollout_begins_anew_at_the_end_of_a_window(frames: int, fps: float, share: int) -> None:
+    plan = plan_rollout(frames / fps, fps)
+    frame, step = min(frames * share // 1000, frames - 1), FACTOR**plan.levels
+    ends = [0, *(window.made.stop - 1 for window in plan.windows())]
+    assert plan.restart(frame) == max(end for end in ends if end * step <= frame)
+
+
+@given(st.integers(1, 500), st.integers(1, 64), st.integers(0, 9), st.integers(0, 499))
+def test_later_chunks_are_the_same_chunks(frames: int, size: int, overlap: int, first: int) -> None:
+    chunks, first = list(decode_chunks(frames, size, overlap)), min(first, frames - 1)
+    assert list(decode_chunks(frames, size, overlap, first)) == [chunk for chunk in chunks if chunk.last > first]
+
+
 def test_rates_off_the_ladder_and_empty_rollouts_are_refused() -> None:
     assert [levels_between(1.875, fps) for fps in (1.875, 7.5, 30)] == [0, 1, 2]
     with pytest.raises(UsageError, match=r"1\.875, 7\.5, 30, not 10"):

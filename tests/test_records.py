@@ -351,6 +351,19 @@ def test_the_stream_writer_refuses_and_discards(tmp_path: Path) -> None:
     assert read_records(empty.root).clip_ids == []
 
 
+def test_the_pieces_that_rows_come_in_do_not_show(tmp_path: Path) -> None:
+    """Not in a single byte: a resumed rollout writes its rows in other pieces."""
+    track = LabelTrack.unknown(9000, 7.5)
+    track.values["crowdedness"][:] = np.random.default_rng(0).uniform(0, 9, 9000)
+    for name, size in (("a", 9000), ("b", 701)):
+        with RecordsWriter(tmp_path / name) as writer:
+            for first in range(0, 9000, size):
+                writer.append(track.take(range(first, min(first + size, 9000)), 7.5), "c", "requested")
+            writer.add_clip("c", "videos/c.mp4", 7.5, 16, 32)
+    for table in ("clips", "frames", "boxes"):
+        assert (tmp_path / "a" / f"{table}.parquet").read_bytes() == (tmp_path / "b" / f"{table}.parquet").read_bytes()
+
+
 def test_killed_while_streaming_leaves_no_dataset(tmp_path: Path) -> None:
     script = f"""
         import os, signal

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from toy_checkpoint import HEIGHT, WIDTH, make_checkpoint
 
 from drivesim.diffusion.samplers import NonFiniteError
@@ -83,6 +84,20 @@ def test_labels_matter(checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize(("name", "value"), [("batch", 3), ("decode_frames", 5), ("decode_frames", 1)])
 def test_how_the_work_is_cut_does_not_show(checkpoint: Checkpoint, name: str, value: int) -> None:
     assert difference(list(simulator(checkpoint).run(scenario())), list(simulator(checkpoint, **{name: value}).run(scenario()))) <= 1
+
+
+@pytest.mark.parametrize("name", ["image", "prediction", "interpolation"])
+@torch.inference_mode()
+def test_one_call_of_many_windows_is_many_calls_of_one(checkpoint: Checkpoint, name: str) -> None:
+    machine, calls = simulator(checkpoint), []
+    network = getattr(machine, name)
+    hook = network.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
+    next(machine.run(scenario()))
+    hook.remove()
+    x, *more = tree_map_only(Tensor, lambda value: value[:1], calls[-1])
+    many = torch.randn(5, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+    together = network(many, *tree_map_only(Tensor, lambda value: value.expand(5, *value.shape[1:]), more))
+    assert torch.allclose(torch.cat([network(one[None], *more) for one in many]), together, atol=1e-3)
 
 
 @torch.inference_mode()
