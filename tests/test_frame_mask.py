@@ -148,3 +148,30 @@ def test_carried_shares_are_an_average_of_known_frames_or_nothing(known: Known) 
     assert torch.allclose(shares.sum(2), known.mask.any(1, keepdim=True).float().expand(known.mask.shape))
     assert (shares >= 0).all()
     assert not shares.transpose(1, 2)[~known.mask].any()
+
+
+def low_frames(level: float, size: tuple[int, int] = (3, 4)) -> LowResolution:
+    values = draw(0, 2, 3, 3, *size)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    return LowResolution(values, mask, torch.full((2,), level, dtype=torch.float64), draw(1, *values.shape), 0.1)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_detail_and_frames_are_inverses(level: float) -> None:
+    known, frames = low_frames(level), draw(2, 2, 3, 3, 12, 16)
+    assert torch.allclose(known.outward(known.inward(frames)), frames)
+    assert torch.allclose(known.inward(known.outward(frames)), frames)
+
+
+def test_no_detail_is_the_enlarged_noised_frames_whose_noise_the_deviation_knows() -> None:
+    flat = torch.full((1, 1, 1, 2, 2), 0.25, dtype=torch.float64)
+    level = torch.tensor([0.6], dtype=torch.float64)
+    known = LowResolution(flat, torch.ones(1, 1, dtype=torch.bool), level, torch.zeros_like(flat), 0.8)
+    nothing = torch.zeros(1, 1, 1, 8, 8, dtype=torch.float64)
+    assert torch.allclose(known.outward(nothing), torch.full_like(nothing, 0.8 * 0.25))  # alpha = 0.8 of what is known
+    assert torch.allclose(known.outward(nothing + 1) - known.outward(nothing), torch.ones_like(nothing))  # sqrt(0.8^2 + 0.6^2)
+
+
+def test_windows_of_whole_frames_are_diffused_as_they_are() -> None:
+    known = Known(draw(0, 1, 3, 1, 2, 2), endpoints(1, 3), torch.zeros(1), draw(1, 1, 3, 1, 2, 2))
+    assert known.inward(known.values) is known.values and known.outward(known.values) is known.values

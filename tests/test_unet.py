@@ -130,3 +130,39 @@ def test_half_precision_is_close() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         near = network(x, sigma, labels_of(2)).float()
     assert (near - exact).norm() < 0.05 * exact.norm()
+
+
+def upsampling(**changes: object) -> ImageUNet:
+    """A network that takes in small frames: no attention, normalisation of single positions."""
+    told = {"attention": (), "labels": (), "boxes": False, "stem": 4, "context_channels": 5, "norm": "pixel"}
+    return tiny(**{**told, **changes})
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 40)])
+def test_a_stem_works_on_cells_and_hears_small_frames(height: int, width: int) -> None:
+    network, x, sigma = upsampling(), torch.randn(2, 3, height, width), torch.rand(2)
+    context = torch.randn(2, 5, height // 4, width // 4)
+    out = network(x, sigma, {}, context)
+    assert out.shape == x.shape
+    assert not torch.allclose(out, network(x, sigma, {}, None))
+    assert torch.equal(network(x, sigma, {}, None), network(x, sigma, {}, torch.zeros_like(context)))
+
+
+def test_small_frames_are_enlarged_to_a_network_without_a_stem() -> None:
+    network, x = upsampling(stem=1), torch.randn(1, 3, 8, 16)
+    assert network(x, torch.rand(1), {}, torch.randn(1, 5, 2, 4)).shape == x.shape
+
+
+def test_without_attention_it_is_a_convolution_of_any_size() -> None:
+    """Far from the borders a piece becomes what it becomes within the whole: trained on patches, applied to frames."""
+    network, x, context = upsampling(), torch.randn(1, 3, 16, 512), torch.randn(1, 5, 4, 128)
+    whole = network(x, torch.tensor([0.5]), {}, context)
+    piece = network(x[..., 64:448], torch.tensor([0.5]), {}, context[..., 16:112])
+    inner = slice(31 * 4, 384 - 31 * 4)
+    torch.testing.assert_close(piece[..., inner], whole[..., 64:448][..., inner], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(piece[..., :16], whole[..., 64:80]), "at the borders its surroundings are missing"
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match="norm must be one of group, pixel"):
+        ImageUNet(3, base=8, embedding=16, norm="batch")
