@@ -178,4 +178,6 @@ def weak(recorded: Side, minimum: int) -> list[str]:
     marks = [f"{metric}: {n} windows, the protocol refuses fewer than {minimum}; read it as an order at best"
              for metric, n in rows.items() if n < minimum]  # fmt: skip
     drives = {drive for found in recorded.values() for drive in found.drives}
+    if len(drives) == 1:
+        return [*marks, "one drive only: the intervals are unknown"]
     return marks + ([f"only {len(drives)} drives: the intervals are rough"] if len(drives) < 8 else [])
