@@ -289,3 +289,22 @@ def test_a_full_disk_ends_with_a_message_and_playable_segments(tmp_path: Path) -
     assert [count_frames(segment, decode=True) for segment in segments[:2]] == [8, 8]
     assert all(count_frames(segment, decode=True) for segment in segments)
     assert not list((tmp_path / "long.mp4.segments").glob("*.part"))
+
+
+def test_a_picture_that_changes_its_size_is_refused_where_it_does(tmp_path: Path) -> None:
+    """Two raw H.264 streams one behind the other, as a camera leaves them when its resolution is switched."""
+    path = tmp_path / "switched.h264"
+    parts = []
+    for number, size in enumerate(((32, 64), (48, 64))):
+        part = tmp_path / f"{number}.h264"
+        with av.open(str(part), "w", format="h264") as container:
+            stream = container.add_stream("libx264", rate=10, options={"bf": "0", "threads": "1"})
+            stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+            for _ in range(5):
+                frame = av.VideoFrame.from_ndarray(np.zeros((*size, 3), np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        parts.append(part.read_bytes())
+    path.write_bytes(b"".join(parts))
+    with pytest.raises(VideoError, match=r"switched\.h264: the picture changes its size, frame \d is (32|48)x64, not (32|48)x64; cut"):
+        list(iterate_frames(path))

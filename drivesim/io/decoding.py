@@ -28,8 +28,7 @@ from drivesim.errors import DrivesimError
 
 __all__ = ["VideoError", "VideoInfo", "count_frames", "iterate_frames", "probe", "read_frames"]
 
-Size = tuple[int, int]
-"""(height, width)"""
+Size = tuple[int, int]  # (height, width)
 
 
 class VideoError(DrivesimError):
@@ -58,6 +57,7 @@ class _Source:
     rate: Fraction
     time_base: Fraction
     start: int
+    size: Size
 
     @property
     def interval(self) -> float:
@@ -162,7 +162,7 @@ def _source(path: Path, container: InputContainer) -> _Source:
     if not (stream.width and stream.height):
         raise VideoError(f"{path}: the video stream has no picture size; it is damaged")
     stream.thread_type = "SLICE"
-    return _Source(path, container, stream, Fraction(rate), stream.time_base, stream.start_time or 0)
+    return _Source(path, container, stream, Fraction(rate), stream.time_base, stream.start_time or 0, (stream.height, stream.width))
 
 
 def _packets(source: _Source) -> int:
@@ -189,9 +189,12 @@ def _index(source: _Source) -> Sequence[Any]:
 
 
 def _sound(source: _Source, frame: VideoFrame, number: int | None = None) -> VideoFrame:
+    where = f"at {source.seconds(frame.pts or 0):.3f} s" if number is None else f"{number}"
     if frame.is_corrupt:
-        where = f"at {source.seconds(frame.pts or 0):.3f} s" if number is None else f"{number}"
         raise VideoError(f"{source.path}: frame {where} is damaged; copy or render the video again")
+    if (frame.height, frame.width) != source.size:
+        sizes = f"{frame.height}x{frame.width}, not {source.size[0]}x{source.size[1]}"
+        raise VideoError(f"{source.path}: the picture changes its size, frame {where} is {sizes}; cut the video there")
     return frame
 
 
@@ -226,11 +229,9 @@ def _pick(source: _Source, ticks: list[float], slack: float) -> Iterator[VideoFr
 
 
 def _nearest(source: _Source, frames: Iterable[VideoFrame | None], wanted: float, slack: float) -> VideoFrame:
-    there = [frame for frame in frames if frame is not None]
-    best = min(there, key=lambda frame: abs(_tick(frame) - wanted), default=None)
+    best = min((frame for frame in frames if frame is not None), key=lambda frame: abs(_tick(frame) - wanted), default=None)
     if best is None or abs(_tick(best) - wanted) > slack * (1 + 1e-9) + 1:  # one tick: times are rounded to the file's clock
-        held = source.stream.frames
-        length = f"its header tells of {held} frames, {float(held / source.rate):.3f} s" if held else "its header tells no length"
+        length = f"its header tells of {source.stream.frames} frames, {float(source.stream.frames / source.rate):.3f} s"
         raise VideoError(
             f"{source.path}: no frame within {slack * float(source.time_base):.4g} s of {source.seconds(wanted):.4f} s ({length}); "
             "ask for a time inside it, or copy the video again if it is truncated"
@@ -247,7 +248,7 @@ def _runs(source: _Source, ticks: list[float]) -> Iterator[list[float]]:
     """Cut the wanted ticks where a keyframe lies well between two of them: skipping to it is cheaper than decoding up to it."""
     keys = [entry.timestamp for entry in _index(source) if entry.is_keyframe] if len(ticks) > 1 else []
     margin = 4 * source.interval  # the index counts decoding time, which runs ahead of showing time by the depth of reordering
-    run: list[float] = []
+    run = list[float]()
     for tick in ticks:
         if run and bisect_left(keys, run[-1] + margin) < bisect_right(keys, tick - margin):
             yield run
@@ -259,8 +260,7 @@ def _runs(source: _Source, ticks: list[float]) -> Iterator[list[float]]:
 
 def _decode_near(source: _Source, ticks: list[float], slack: float) -> Iterator[VideoFrame]:
     """Decode from the keyframe before ``ticks[0]`` on. Frames that no other refers to are skipped unless a tick may want them."""
-    decoder = source.stream.codec_context
-    skipping = False
+    decoder, skipping = source.stream.codec_context, False
     decoder.skip_frame = "DEFAULT"
     for packet in _packets_from(source, ticks[0]):
         if packet.pts is not None:
@@ -288,7 +288,7 @@ class _Converter:
     """Decoded frame -> uint8 RGB rows, with one libswscale context for all frames."""
 
     def __init__(self, source: _Source, size: Size | None) -> None:
-        self.size = size or (source.stream.height, source.stream.width)
+        self.size = size or source.size
         self.interpolation = "BILINEAR" if size is None else "AREA"
         self.reformatter = VideoReformatter()
 
