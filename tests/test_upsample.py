@@ -127,7 +127,10 @@ def test_a_picture_that_changes_its_size_is_refused(checkpoint: Checkpoint) -> N
         list(Upsampler(checkpoint, UpsamplerSettings(overlap=1)).stream(iter([video(1), video(1, 4, 4)])))
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"level": 1.0}, {"tile": 8, "tile_overlap": 16}, {"network": "autoencoder"}, {"overlap": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"level": 1.0}, {"tile": 8, "tile_overlap": 16}, {"network": "autoencoder"}, {"overlap": -1}, {"sampler": "euler"}],
+)
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(UsageError, match="upsampling"):
         UpsamplerSettings(**wrong)

@@ -218,7 +218,8 @@ class Upsampler:
             small = nnf.pad(small, (0, -width % self.grain, 0, -height % self.grain), mode="replicate")
             large = self._tiles(small[None], range(first, first + self.frames))[0]
             if not torch.isfinite(large).all():
-                raise DrivesimError(f"the upsampler made non-finite frames {first} to {first + count - 1}; try --device cpu or another seed")
+                last = first + count - 1
+                raise DrivesimError(f"the upsampler made non-finite frames {first} to {last}; try --device cpu or another seed")
             return large[:count, :, : height * self.factor, : width * self.factor].clone()
 
     def _tiles(self, small: Tensor, numbers: range) -> Tensor:
@@ -270,7 +271,8 @@ def _video(network: nn.Module) -> VideoUNet | FrameByFrame:
 def _same_size(kept: list[np.ndarray], frames: list[np.ndarray]) -> list[np.ndarray]:
     for frame in frames:
         if kept and frame.shape != kept[0].shape:
-            raise DrivesimError(f"the picture changes its size from {kept[0].shape[:2]} to {frame.shape[:2]}; upsample the parts one by one")
+            before, now = kept[0].shape[:2], frame.shape[:2]
+            raise DrivesimError(f"the picture changes its size from {before} to {now}; upsample the parts one by one")
     return frames
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from drivesim.errors import UsageError
 from drivesim.io.atomic import write_json
 from drivesim.io.checkpoints import Checkpoint
-from drivesim.io.records import DatasetRecords, header, read_records, write_records
+from drivesim.io.records import DatasetRecords, header, write_records
 from drivesim.io.video import SegmentedVideoWriter, VideoInfo, iterate_frames, probe, whole_segments
 from drivesim.simulation.rollout_folder import FolderLock
 from drivesim.simulation.upsample import Upsampler

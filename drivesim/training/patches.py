@@ -48,7 +48,7 @@ class Patches:
         """(t, 3, H, W) -> (count, t, 3, size, size)."""
         height, width = window.shape[-2:]
         if min(height, width) < self.size:
-            raise UsageError(f"frames of {height}x{width} hold no patch of {self.size} pixels; set module.patches.size or datamodule.height")
+            raise UsageError(f"frames of {height}x{width} hold no patch of {self.size} pixels; set a smaller module.patches.size")
         cuts = []
         for _ in range(self.count):
             top, left = (self.align * int(torch.randint((room - self.size) // self.align + 1, (), generator=generator))
