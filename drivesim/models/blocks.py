@@ -17,6 +17,8 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from drivesim.models.convolution import Convolution
+
 __all__ = [
     "Attention", "Downsample", "NoiseEmbedding", "Norm", "PixelNorm", "ResBlock", "SpatialAttention", "Upsample",
     "channels_last", "from_tokens", "norm_named", "recompute", "sinusoid", "to_tokens", "zeroed",
@@ -127,9 +129,9 @@ class ResBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, embedding: int, norm: str = "group") -> None:
         super().__init__()
         self.norm1, self.norm2 = norm_named(norm, in_channels), norm_named(norm, out_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Convolution(in_channels, out_channels)
         self.modulation = nn.Linear(embedding, 2 * out_channels)
-        self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv2 = zeroed(Convolution(out_channels, out_channels))
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from drivesim.errors import DrivesimError
-from drivesim.models.blocks import Attention, Norm, channels_last, from_tokens, sinusoid, to_tokens, zeroed
+from drivesim.models.blocks import Attention, Norm, channels_last, from_tokens, norm_named, sinusoid, to_tokens, zeroed
+from drivesim.models.convolution import Convolution
 
 __all__ = ["AlphaMix", "Call", "ContextEncoder", "TemporalAttention", "TemporalConv", "TemporalConvBlock", "TemporalLayer"]
 
@@ -62,7 +63,7 @@ class AlphaMix(nn.Module):
         return z + share[:, None, None, None].to(change.dtype) * change
 
 
-class TemporalConv(nn.Conv2d):
+class TemporalConv(Convolution):
     """A (3, 1, 1) convolution over time, computed as a (3, 1) convolution of the picture whose rows are frames and columns positions.
 
     In channels-last memory that picture is a view, and two-dimensional kernels are several times faster on a CPU than
@@ -70,7 +71,7 @@ class TemporalConv(nn.Conv2d):
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, (3, 1), padding=(1, 0))
+        super().__init__(in_channels, out_channels, (3, 1))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
         """(F, C, H, W) -> (F, C', H, W), frames before the first and after the last being zero."""
@@ -114,12 +115,14 @@ class TemporalConvBlock(TemporalLayer):
     Args:
         channels: C of the spatial layer it follows.   embedding: D.
         context_channels: K of the context features, 0 for none.
-        frames: see ``AlphaMix``.
+        frames: see ``AlphaMix``.   norm: see ``norm_named``.
     """
 
-    def __init__(self, channels: int, embedding: int, context_channels: int = 0, frames: int | None = None) -> None:
+    def __init__(
+        self, channels: int, embedding: int, context_channels: int = 0, frames: int | None = None, norm: str = "group"
+    ) -> None:
         super().__init__(frames)
-        self.norm1, self.norm2 = Norm(channels), Norm(channels)
+        self.norm1, self.norm2 = norm_named(norm, channels), norm_named(norm, channels)
         self.conv1 = TemporalConv(channels + context_channels, channels)
         self.modulation = nn.Linear(embedding, 2 * channels)
         self.conv2 = zeroed(TemporalConv(channels, channels))
