@@ -32,8 +32,11 @@ FORMAT = "drivesim-checkpoint"
 VERSION = 1
 NETWORKS = {"autoencoder": "1_autoencoder", "image": "2_image", "prediction": "3_prediction", "interpolation": "4_interpolation"}
 """Networks of a full checkpoint folder and the training stage that makes each."""
-UPSAMPLERS = {"upsampler_image": "6_upsampler_image", "upsampler": "6_upsampler", "upsampler_fast": "6_upsampler_fast"}
-"""Networks that a folder may hold besides: 4x upsampling frame by frame, over time, and in one call."""
+UPSAMPLERS = {
+    "upsampler_image": "6_upsampler_image", "upsampler": "6_upsampler",
+    "upsampler_image_fast": "6_upsampler_image_fast", "upsampler_fast": "6_upsampler_fast",
+}  # fmt: skip
+"""Networks that a folder may hold besides: 4x upsampling frame by frame and over time, in many calls and in one."""
 STAGES = {**NETWORKS, **UPSAMPLERS}
 PRESETS = ("mini", "rds", "toy")
 WEIGHTS = Path(drivesim.__file__).parent / "weights"

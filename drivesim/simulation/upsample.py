@@ -33,7 +33,7 @@ from drivesim.simulation.simulator import Step
 
 __all__ = ["Span", "Upsampler", "UpsamplerSettings", "spans"]
 
-CHOICES = ("upsampler_fast", "upsampler", "upsampler_image")
+CHOICES = ("upsampler_fast", "upsampler", "upsampler_image_fast", "upsampler_image")
 """Networks that can do it, the first one that a checkpoint has being taken."""
 
 

@@ -23,6 +23,7 @@ from drivesim.shapes import as_floats, fold_time, unfold_time
 from drivesim.training.adversarial import adversarial
 from drivesim.training.freeze import set_trainable, weight_groups
 from drivesim.training.learning_rate import Optimization
+from drivesim.training.patches import Patches
 from drivesim.training.stage_module import Batch, Part, StageModule
 
 __all__ = ["AutoencoderModule", "perceptual_or_none"]
@@ -53,12 +54,14 @@ class AutoencoderModule(StageModule):
             and the critic, beside the L1 distance, whose weight is 1; all are means over elements.
         adversarial_from: step at which the critic comes in.
         critic_scale: the critic's learning rate in units of the autoencoder's.
+        patches: train on pieces of the windows; None = on whole ones. For autoencoders that are convolutions (norm "none").
     """
 
     def __init__(
         self, autoencoder: nn.Module, optimization: Optimization, ema_decay: float = 0.999, seed: int = 0, trained: str = "all",
         perceptual: nn.Module | None = None, critic: nn.Module | None = None, perceptual_weight: float = 0.1, squared_weight: float = 2.0,
         kl_weight: float = 1e-5, adversarial_weight: float = 0.05, adversarial_from: int = 0, critic_scale: float = 1.0,
+        patches: Patches | None = None,
     ) -> None:  # fmt: skip
         if trained not in ("all", "decoder"):
             raise ValueError(f"trained must be all or decoder, not {trained!r}")
@@ -66,7 +69,7 @@ class AutoencoderModule(StageModule):
         self.trained, self.perceptual, self.critic = trained, perceptual, critic
         self.perceptual_weight, self.squared_weight = perceptual_weight, squared_weight
         self.kl_weight, self.adversarial_weight, self.adversarial_from = kl_weight, adversarial_weight, adversarial_from
-        self.critic_scale = critic_scale
+        self.critic_scale, self.patches = critic_scale, patches
 
     def parts(self) -> dict[str, Part]:
         return {"autoencoder": Part("average.", self.average)}
@@ -88,8 +91,9 @@ class AutoencoderModule(StageModule):
     # steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        frames = as_floats(batch["frames"])
-        made, kl = self._reconstruct(frames, self.draws("train", self.batches))
+        draws = self.draws("train", self.batches)
+        frames = as_floats((batch if self.patches is None else self.patches.cut(batch, draws))["frames"])
+        made, kl = self._reconstruct(frames, draws)
         distances = self._distances(made, frames)
         loss = sum(distances.values(), start=self.kl_weight * kl)
         self.log_dict({"train/kl": kl, **{f"train/{name}": value for name, value in distances.items()}})

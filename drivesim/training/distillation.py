@@ -21,6 +21,7 @@ from drivesim.diffusion.frame_mask import Known
 from drivesim.diffusion.noise import gaussian
 from drivesim.diffusion.objective import DiffusionObjective
 from drivesim.diffusion.parameterization import add_noise
+from drivesim.models.video_unet import FrameByFrame
 from drivesim.shapes import as_floats, fold_time
 from drivesim.training.adversarial import adversarial
 from drivesim.training.freeze import weight_groups
@@ -57,6 +58,8 @@ class DistillationModule(StageModule):
         self.adversarial_from, self.critic_scale = adversarial_from, critic_scale
 
     def parts(self) -> dict[str, Part]:
+        if isinstance(self.average, FrameByFrame):
+            return {self.part: Part("average.image.", self.average.image)}
         return {self.part: Part("average.", self.average)}
 
     def settings(self) -> dict[str, Any]:
