@@ -84,7 +84,7 @@ def _as_begun(out: Path, config: DictConfig, given: Sequence[str]) -> DictConfig
     """What the unfinished rollout in ``out`` was asked for, with what is ``given`` now on top; record() refuses what does not agree."""
     state = read_state(out)
     if state is None:
-        print(f"{out} holds no state to resume: beginning anew")
+        print(f"{out} holds no state to resume: beginning anew, {config.minutes:g} min of {config.checkpoint} with seed {config.seed}")
         return config
     return compose("rollout", [*(as_override(name, value) for name, value in state.asked.items()), *given])
 
