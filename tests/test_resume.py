@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -115,13 +116,16 @@ def assert_same(out: Path, whole: Made) -> None:
 
 
 def in_a_copy(work: Callable[[], object]) -> int:
-    """Start ``work`` in a copy of this process; returns its number."""
+    """Start ``work`` in a copy of this process; returns its number. It ends by itself after a minute at most."""
     number = os.fork()
     if number == 0:
+        signal.alarm(60)
         try:
             work()
-        finally:
-            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     return number
 
 

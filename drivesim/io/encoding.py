@@ -29,8 +29,8 @@ __all__ = ["CRF", "VideoWriter", "checked", "even", "exact_rate", "open_mp4", "r
 CRF = 18
 FASTSTART = {"movflags": "+faststart"}
 NARROW = 64
-"""Pixels. On pictures this narrow x264 has not always repeated itself (11 of 300 encodes of 16x32 differed on one machine, none of 24,000
-on another). Without SIMD code, which is worth nothing at such sizes, what it makes does not depend on the processor."""
+"""Pixels. On pictures this narrow x264 has not always repeated itself: 11 of 300 encodes of 16x32 differed on one machine, none of 24,000
+up to 32x64 on another. Without SIMD code, which is worth nothing at such sizes, what it makes does not depend on the processor."""
 
 
 def exact_rate(fps: float | Fraction) -> Fraction:

@@ -108,6 +108,7 @@ def record(
     )  # fmt: skip
     timings, kept = recorder.timings, recorder.first_frame
     with recorder, _as_many_threads(recorder.earlier):
+        recorder.report["threads"] = torch.get_num_threads()
         labels = simulator.labels(scenario)
         recorder.catch_up(lambda numbers: labels.at(numbers, fps))
         for step in _steps(simulator, scenario, start, stage, recorder):
