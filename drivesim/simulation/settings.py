@@ -10,6 +10,7 @@ from typing import Any
 
 from drivesim.diffusion.samplers import SAMPLERS
 from drivesim.errors import UsageError
+from drivesim.simulation.accelerate import check_choices
 from drivesim.simulation.fill import PassSettings
 
 __all__ = ["RolloutSettings", "merged"]
@@ -50,6 +51,9 @@ class RolloutSettings:
     """Frames decoded at a time."""
     max_boxes: int = 32
     """Boxes per frame that the networks are told of: the largest ones."""
+    precision: str = "float32"
+    compile: str = "none"
+    """See ``accelerate``."""
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -63,6 +67,7 @@ class RolloutSettings:
         for name in ("guidance", "label_guidance"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"rollout.{name} must be a number from 0, not {getattr(self, name)}")
+        check_choices("rollout", self.precision, self.compile)
 
     @classmethod
     def of(cls, defaults: Mapping[str, Any], **overrides: Any) -> RolloutSettings:

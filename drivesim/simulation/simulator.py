@@ -28,6 +28,7 @@ from drivesim.models.unet import ImageNetwork
 from drivesim.models.video_unet import FrameByFrame, VideoUNet
 from drivesim.recipes import build
 from drivesim.shapes import as_bytes, as_floats
+from drivesim.simulation.accelerate import accelerate
 from drivesim.simulation.device import Stopwatch, pick_device
 from drivesim.simulation.fill import Context, Filler
 from drivesim.simulation.plan import FACTOR, Chunk, RolloutPlan, Window, decode_chunks, plan_rollout
@@ -86,7 +87,7 @@ class Simulator:
         if not isinstance(network, kinds):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             raise DrivesimError(f"{self.checkpoint.folder / name}: holds a {type(network).__name__}, not a {wanted}; export it again")
-        return network.to(self.device).eval().requires_grad_(False)
+        return accelerate(network, self.settings.precision, self.settings.compile).to(self.device)
 
     def plan(self, scenario: Scenario, given: int = 1) -> RolloutPlan:
         """The integers of a rollout of ``scenario``; given: keyframes that it starts from.

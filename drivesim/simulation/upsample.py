@@ -26,6 +26,7 @@ from drivesim.models.unet import ImageUNet
 from drivesim.models.video_unet import FrameByFrame, VideoUNet
 from drivesim.recipes import build
 from drivesim.shapes import as_bytes, as_floats
+from drivesim.simulation.accelerate import accelerate, check_choices
 from drivesim.simulation.device import Stopwatch
 from drivesim.simulation.fill import Filler, PassSettings, draw_noise
 from drivesim.simulation.settings import merged
@@ -43,7 +44,8 @@ class UpsamplerSettings:
 
     steps: network calls.   level: sigma of the noise put on the small frames, and told to the network (Sec. 3.4).
     overlap: frames that neighbouring windows share.   tile: size of tiles in small pixels, 0 = whole frames; neighbours share
-    ``tile_overlap``.   network: one of CHOICES; None = the first one there is.
+    ``tile_overlap``.   network: one of CHOICES; None = the first one there is.   precision, compile: see ``accelerate``; None = as the
+    rollout, or plain.
 
     Raises:
         UsageError: a value out of range.
@@ -56,6 +58,8 @@ class UpsamplerSettings:
     tile: int = 0
     tile_overlap: int = 16
     network: str | None = None
+    precision: str | None = None
+    compile: str | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.overlap < 0 or self.tile < 0 or self.tile_overlap < 0:
@@ -68,6 +72,7 @@ class UpsamplerSettings:
             raise UsageError(f"upsampling.network must be one of {', '.join(CHOICES)}, not {self.network!r}")
         if self.sampler not in SAMPLERS:
             raise UsageError(f"upsampling.sampler must be one of {', '.join(SAMPLERS)}, not {self.sampler!r}")
+        check_choices("upsampling", self.precision or "float32", self.compile or "none")
 
     @classmethod
     def of(cls, defaults: Mapping[str, Any], **overrides: Any) -> UpsamplerSettings:
@@ -131,8 +136,10 @@ class Upsampler:
         self.name = _choice(checkpoint, settings.network)
         told = checkpoint.settings[self.name]
         self.factor, self.detail = int(told["known"]["factor"]), float(told["known"]["detail"])
+        self.noise = float(told.get("noise", 1.0))
         self.fill = Filler(build(told["schedule"]), str(told["parameterization"]), seed, self.device)
-        self.network = _video(checkpoint.network(self.name)).to(self.device).eval().requires_grad_(False)
+        network = accelerate(checkpoint.network(self.name), settings.precision or "float32", settings.compile or "none")
+        self.network = _video(network).to(self.device)
         self.frames = self.network.frames if isinstance(self.network, VideoUNet) else 1
         self.overlap = settings.overlap if self.frames > 1 else 0
         if 2 * self.overlap >= self.frames > 1:
@@ -225,7 +232,7 @@ class Upsampler:
     def _tiles(self, small: Tensor, numbers: range) -> Tensor:
         """(1, T, 3, h, w) -> (1, T, 3, H, W), tile by tile."""
         factor, (height, width) = self.factor, small.shape[-2:]
-        noise = self._noise(numbers, (3, height * factor, width * factor), 0)
+        noise = self.noise * self._noise(numbers, (3, height * factor, width * factor), 0)
         low_noise = self._noise(numbers, (3, height, width), 1)
         tile, overlap = (_up(size, self.grain) for size in (self.settings.tile, self.settings.tile_overlap))
         rows, columns = (spans(length, tile, overlap) for length in (height, width))
