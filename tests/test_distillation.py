@@ -101,6 +101,15 @@ def test_it_exports_the_average_and_says_how_to_sample(monkeypatch: pytest.Monke
     assert told["parameterization"] == "velocity" and told["known"]["factor"] == 4
 
 
+def test_a_student_that_is_handed_no_noise_says_so_and_always_answers_the_same() -> None:
+    student, frames = module(noise=0.0), torch.rand(1, 2, 3, 16, 16)
+    for weight in student.network.parameters():
+        nn.init.normal_(weight, std=0.1)
+    first, second = (student.made(student.network, frames, None, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert torch.equal(first, second)
+    assert student.settings()["upsampler_fast"]["noise"] == 0.0
+
+
 @pytest.mark.parametrize("critic", [PatchDiscriminator2d(4, 1), PatchDiscriminator3d(4, 1)])
 def test_each_side_of_the_game_is_blind_to_the_other(critic: nn.Module) -> None:
     made, frames = torch.rand(1, 2, 3, 8, 8, requires_grad=True), torch.rand(1, 2, 3, 8, 8)

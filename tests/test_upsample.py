@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from toy_checkpoint import make_checkpoint, make_upsampler
 
 from drivesim.errors import DrivesimError, UsageError
-from drivesim.io.checkpoints import Checkpoint
+from drivesim.io.checkpoints import Checkpoint, load_checkpoint, save_settings
 from drivesim.labels import LabelTrack
 from drivesim.simulation.simulator import Step
 from drivesim.simulation.upsample import Upsampler, UpsamplerSettings, spans
@@ -79,6 +79,14 @@ def test_the_seed_decides_and_noise_belongs_to_the_frame(checkpoint: Checkpoint)
     same = np.repeat(video(1), 2, axis=0)
     first, second = enlarged(one, same)
     assert not np.array_equal(first, second), "two frames alike still have noise of their own"
+
+
+def test_a_network_that_wants_no_noise_is_handed_none(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    told = make_upsampler(tmp_path).settings
+    save_settings(tmp_path, {**told, "upsampler_fast": {**told["upsampler_fast"], "noise": 0.0}})
+    one, other = (Upsampler(load_checkpoint(tmp_path), UpsamplerSettings(overlap=1, level=0.0), seed=seed) for seed in (0, 1))
+    assert np.array_equal(enlarged(one, video(3)), enlarged(other, video(3)))
 
 
 def test_tiles_show_no_seam(checkpoint: Checkpoint) -> None:

@@ -42,20 +42,22 @@ class DistillationModule(StageModule):
         perceptual: distance of folded frames, or None.   critic: a patch discriminator, or None.
         perceptual_weight, teacher_weight, adversarial_weight: beside the L1 distance to the recording, whose weight is 1.
         adversarial_from: step at which the critic comes in.   critic_scale: its learning rate in units of the student's.
+        noise: scale of the noise that the student is handed. 1 = as a sampler begins; 0 = none: where the small frames leave little open,
+            a small student need not learn to look through it.
     """
 
     def __init__(
         self, network: nn.Module, teacher: nn.Module | None, objective: DiffusionObjective, part: str, optimization: Optimization,
         ema_decay: float = 0.999, seed: int = 0, patches: Patches | None = None, told: str | None = None,
         perceptual: nn.Module | None = None, critic: nn.Module | None = None, perceptual_weight: float = 0.1, teacher_weight: float = 1.0,
-        adversarial_weight: float = 0.02, adversarial_from: int = 0, critic_scale: float = 1.0,
+        adversarial_weight: float = 0.02, adversarial_from: int = 0, critic_scale: float = 1.0, noise: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__(network, optimization, ema_decay, seed, helpers=("teacher", "perceptual"))
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
         self.objective, self.part, self.patches, self.told = objective, part, patches, told
         self.perceptual, self.critic = perceptual, critic
         self.perceptual_weight, self.teacher_weight, self.adversarial_weight = perceptual_weight, teacher_weight, adversarial_weight
-        self.adversarial_from, self.critic_scale = adversarial_from, critic_scale
+        self.adversarial_from, self.critic_scale, self.noise = adversarial_from, critic_scale, noise
 
     def parts(self) -> dict[str, Part]:
         if isinstance(self.average, FrameByFrame):
@@ -65,6 +67,7 @@ class DistillationModule(StageModule):
     def settings(self) -> dict[str, Any]:
         name = type(self.objective.parameterization).__name__.lower()
         said = {"schedule": self.objective.schedule.recipe, "parameterization": name, "known": self.objective.known_policy.recipe}
+        said["noise"] = self.noise
         return said if self.told is None else {self.told: said}
 
     def trained_groups(self) -> list[dict[str, Any]]:
@@ -93,7 +96,7 @@ class DistillationModule(StageModule):
 
     def made(self, network: nn.Module, like: Tensor, known: Known | None, draws: torch.Generator) -> Tensor:
         """Windows (b, t, 3, H, W) that one call makes of pure noise."""
-        noise = gaussian(like, draws)
+        noise = self.noise * gaussian(like, draws)
         x0 = network_denoiser(network, self.objective.parameterization, {}, known)(noise, noise.new_ones(len(noise))).float()
         return x0 if known is None else known.outward(x0)
 
