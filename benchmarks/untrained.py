@@ -1,11 +1,12 @@
 """A checkpoint folder of a preset that nobody has trained: what it makes is noise, how long it takes is not.
 
-    python benchmarks/untrained.py rds runs/untrained
+    python benchmarks/untrained.py rds runs/untrained [KEY=VALUE ...]
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,10 +20,15 @@ SHARED = {"prediction": "image", "interpolation": "image", "upsampler": "upsampl
 """Networks around an image network, and whose; where that is as large, its weights are written once."""
 
 
-def write_untrained(preset: str, folder: Path, seed: int = 0, dtype: torch.dtype | None = None) -> Checkpoint:
-    """Write every network of ``preset`` with its initial weights, and model.json. dtype: of the files, None = float32."""
+def write_untrained(
+    preset: str, folder: Path, words: Sequence[str] = (), dtype: torch.dtype | None = None, seed: int = 0
+) -> Checkpoint:
+    """Write every network of ``preset`` with its initial weights, and model.json.
+
+    words: ``key=value`` overrides, for instance of sizes.   dtype: of the files, None = float32.
+    """
     torch.manual_seed(seed)
-    made = untrained(preset, device="cpu")
+    made = untrained(preset, "cpu", words)
     folder.mkdir(parents=True, exist_ok=True)
     for name, network in made.networks.items():
         image = SHARED.get(name)
@@ -36,8 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("preset")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_args()
-    checkpoint = write_untrained(given.preset, given.folder, dtype=torch.bfloat16)
+    checkpoint = write_untrained(given.preset, given.folder, given.words, torch.bfloat16)
     print(f"{', '.join(checkpoint.networks)} in {checkpoint.folder}")
 
 

@@ -7,7 +7,7 @@ their size. This file joins configurations and recipes; it does not train.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,16 +38,16 @@ class Untrained:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def untrained(preset: str, device: torch.device | str = "meta") -> Untrained:
-    """Build every stage that ``preset`` has, on ``device``.
+def untrained(preset: str, device: torch.device | str = "meta", words: Sequence[str] = ()) -> Untrained:
+    """Build every stage that ``preset`` has, on ``device``. words: ``key=value`` overrides for all of them.
 
     Raises:
-        UsageError: there is no such preset.
+        UsageError: there is no such preset or key.
     """
     made, known = Untrained(), choices("experiment")
-    compose("train", [f"preset={preset}"])  # an unknown preset is answered here, with the nearest name
+    compose("train", [f"preset={preset}", *words])  # what there is not is answered here, with the nearest name
     for stage in (stage for stage in ORDER if f"{preset}/{stage}" in known):
-        config = _composed(f"{preset}/{stage}")
+        config = _composed(f"{preset}/{stage}", words)
         with torch.device(device):
             network = _network(config, made.networks)
         made.stages[stage] = network
@@ -57,9 +57,9 @@ def untrained(preset: str, device: torch.device | str = "meta") -> Untrained:
     return made
 
 
-def _composed(experiment: str) -> DictConfig:
+def _composed(experiment: str, words: Sequence[str]) -> DictConfig:
     with hydra.initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        return hydra.compose("train", [f"experiment={experiment}", "data=[none]", "out=none"])
+        return hydra.compose("train", [f"experiment={experiment}", "data=[none]", "out=none", *words])
 
 
 def _network(config: DictConfig, earlier: Mapping[str, nn.Module]) -> nn.Module:
