@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_checkpoint import make_checkpoint
+from toy_checkpoint import make_checkpoint, make_upsampler
 
 from drivesim.io.checkpoints import CheckpointError, load_checkpoint, save_network
+from drivesim.simulation.upsample import Upsampler, UpsamplerSettings
 from drivesim.training.ship import ship
 
 
@@ -33,6 +34,16 @@ def test_borrowed_spatial_weights_stay_borrowed_and_no_path_is_shipped(tmp_path:
     assert '"image": "image"' in described
     assert "private" not in described
     load_checkpoint(tmp_path / "shipped").network("prediction")
+
+
+def test_only_the_quick_upsampler_is_shipped(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "trained")
+    make_upsampler(tmp_path / "trained")
+    ship(tmp_path / "trained", tmp_path / "shipped")
+    shipped = load_checkpoint(tmp_path / "shipped")
+    assert "upsampler_fast" in shipped.networks and "upsampler_fast" in shipped.settings
+    assert not {"upsampler", "upsampler_image"} & (set(shipped.networks) | set(shipped.settings))
+    assert Upsampler(shipped, UpsamplerSettings(overlap=1)).name == "upsampler_fast"
 
 
 def test_an_unfinished_checkpoint_is_not_shipped(tmp_path: Path) -> None:

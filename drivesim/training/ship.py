@@ -14,15 +14,18 @@ from pathlib import Path
 
 import torch
 
-from drivesim.io.checkpoints import NETWORKS, load_checkpoint, save_network, save_settings
+from drivesim.io.checkpoints import NETWORKS, UPSAMPLERS, load_checkpoint, save_network, save_settings
 
 SHIPPED = (*NETWORKS, "upsampler_fast")
+"""Networks that a rollout may read; of the upsamplers only the one that is quick enough."""
 
 __all__ = ["ship"]
 
 
 def ship(folder: Path, out: Path) -> int:
-    """Copy networks (float16), model.json and the track bank of ``folder`` to ``out``; returns the bytes written.
+    """Copy networks (float16; the upsampler where there is one), model.json and the track bank of ``folder`` to ``out``.
+
+    Returns: the bytes written.
 
     Raises:
         CheckpointError: a network is missing or damaged.
@@ -35,7 +38,8 @@ def ship(folder: Path, out: Path) -> int:
         borrowed = {prefix: described[prefix.rstrip(".")] for prefix in described.get("without", ())}
         named = [Path(root).name for root in metadata.get("data", [])]  # where the clips lay is nobody's business
         save_network(out / name, checkpoint.network(name), {**metadata, "data": named}, torch.float16, borrowed)
-    save_settings(out, checkpoint.settings)
+    left = [name for name in UPSAMPLERS if name not in SHIPPED]
+    save_settings(out, {name: value for name, value in checkpoint.settings.items() if name not in left})
     if checkpoint.tracks.is_file():
         shutil.copyfile(checkpoint.tracks, out / checkpoint.tracks.name)
     return sum(path.stat().st_size for path in out.iterdir())
