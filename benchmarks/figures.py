@@ -2,9 +2,11 @@
 
     python benchmarks/figures.py rollouts rollouts/day rollouts/night --out docs/images/rollouts.png
     python benchmarks/figures.py curves runs/mini --out docs/images/training.png
+    python benchmarks/figures.py upsampling SIM_512X1024 --out docs/images/upsampling.jpg
 
 ``rollouts``: two rows for each rollout, frames evenly spread over it, plain above and with boxes below. ``curves``: training loss
-(smoothed) and validation loss of every stage in a checkpoint folder's runs/.
+(smoothed) and validation loss of every stage in a checkpoint folder's runs/. ``upsampling``: pieces of held-out frames, from left to right
+a quarter of their size enlarged bicubically, by mini's upsampler, and as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from drivesim.datasets.clips import ClipDataset
+from drivesim.io.checkpoints import load_checkpoint
 from drivesim.simulation.preview import annotate
+from drivesim.simulation.upsample import Upsampler, UpsamplerSettings
 
 
 def rollout_rows(root: Path, columns: int, width: int) -> list[np.ndarray]:
@@ -54,15 +58,41 @@ def curves(folder: Path, out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
+def upsampling(root: Path, out: Path, size: tuple[int, int] = (176, 320)) -> None:
+    """One row for each test clip: the piece of its middle frame with the most detail, of eight frames made together."""
+    dataset, checkpoint = ClipDataset(root, "test"), load_checkpoint("mini")
+    upsampler = Upsampler(checkpoint, UpsamplerSettings.of(checkpoint.settings["upsampling"]))
+    rows = []
+    for clip in range(len(dataset)):
+        large = dataset.frames(clip, dataset.lengths[clip] // 2 + np.arange(8))
+        height, width = large.shape[1:3]
+        small = np.stack([cv2.resize(frame, (width // 4, height // 4), interpolation=cv2.INTER_AREA) for frame in large])
+        made = list(upsampler.stream(iter([small])))[4]
+        bicubic = cv2.resize(small[4], (width, height), interpolation=cv2.INTER_CUBIC)
+        place = _most_detail(np.abs(large[4].astype(np.float32) - bicubic).mean(2), size)
+        rows.append(np.hstack([picture[place] for picture in (bicubic, made, large[4])]))
+    cv2.imwrite(str(out), np.ascontiguousarray(np.vstack(rows)[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 92])
+
+
+def _most_detail(detail: np.ndarray, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Where a window of ``size`` holds the most of (H, W)."""
+    sums = cv2.boxFilter(detail, -1, size[::-1], normalize=False, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+    inside = sums[: detail.shape[0] - size[0], : detail.shape[1] - size[1]]
+    top, left = np.unravel_index(inside.argmax(), inside.shape)
+    return slice(top, top + size[0]), slice(left, left + size[1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("rollouts", "curves"))
+    parser.add_argument("what", choices=("rollouts", "curves", "upsampling"))
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     if arguments.what == "rollouts":
         rollouts(arguments.folders, arguments.out)
+    elif arguments.what == "upsampling":
+        upsampling(arguments.folders[0], arguments.out)
     else:
         curves(arguments.folders[0], arguments.out)
 
