@@ -35,20 +35,21 @@ class _TableStream:
         self.path, self.kind, self.rows = path, kind, 0
         self.part = part_of(path)
         self.writer = pq.ParquetWriter(self.part, SCHEMAS[kind], compression="zstd")
-        self.waiting: list[pa.Table] = []
+        self.waiting = SCHEMAS[kind].empty_table()
 
     def append(self, rows: pd.DataFrame) -> None:
-        self.waiting.append(as_arrow(rows, self.kind, self.path).select(SCHEMAS[self.kind].names))
+        more = as_arrow(rows, self.kind, self.path).select(SCHEMAS[self.kind].names)
+        # one table of Arrow's own memory: many small pieces of pandas' would keep the memory of encoders that come and go in between
+        self.waiting = pa.concat_tables([self.waiting, more]).combine_chunks()
         self.rows += len(rows)
-        while sum(table.num_rows for table in self.waiting) >= ROW_GROUP:
+        while self.waiting.num_rows >= ROW_GROUP:
             self.flush()
 
     def flush(self) -> None:
         """Write one row group, a whole one where there are enough rows."""
-        rows = pa.concat_tables(self.waiting).combine_chunks() if self.waiting else None
-        if rows is not None and rows.num_rows:
-            self.writer.write_table(rows.slice(0, ROW_GROUP))
-            self.waiting = [rows.slice(ROW_GROUP)]
+        if self.waiting.num_rows:
+            self.writer.write_table(self.waiting.slice(0, ROW_GROUP))
+            self.waiting = self.waiting.slice(ROW_GROUP)
 
     def close(self) -> None:
         self.flush()
@@ -118,6 +119,11 @@ class RecordsWriter:
 
     def close(self) -> DatasetRecords:
         """Put the tables in place and return them as read back."""
+        self.put()
+        return read_records(self.root)
+
+    def put(self) -> None:
+        """Put the tables in place; nothing is read back, so memory does not grow with them."""
         if self._open:
             raise DatasetError(f"{self.root}: clip {next(iter(self._open))!r} was begun but never added")
         try:
@@ -132,7 +138,6 @@ class RecordsWriter:
             write_json(self.root / "dataset.json", {**self.top, **counts})
         except OSError as error:
             raise DatasetError(f"cannot write {self.root}: {error.strerror or error}; free space or choose another folder") from error
-        return read_records(self.root)
 
     def discard(self) -> None:
         """Give up: remove the parts."""

@@ -122,7 +122,7 @@ class RolloutStreams:
         with self.timed("encode"):
             self.video.join()
         self.records.add_clip(self.clip_id, str(self.video.path.relative_to(self.out)), self.fps, *self.size, **clip)
-        self.records.close()
+        self.records.put()
         with self.timed("preview"):
             if self.preview.frames:
                 self.preview.join()
@@ -131,9 +131,9 @@ class RolloutStreams:
     def _save_sheet(self) -> None:
         """The contact sheet is cut from the preview, so that a resumed rollout has the same one."""
         sheet = ContactSheet(self.planned)
-        chosen = [number for number in sorted(sheet.chosen) if number < self.preview.frames]
-        for number, picture in zip(chosen, read_frames(self.preview.path, indices=chosen), strict=True):
-            sheet.add(number, picture)
+        for number in sorted(sheet.chosen):
+            if number < self.preview.frames:
+                sheet.add(number, read_frames(self.preview.path, indices=[number])[0])
         page = sheet.picture()
         if page is not None:
             done, data = cv2.imencode(".png", cv2.cvtColor(page, cv2.COLOR_RGB2BGR))
