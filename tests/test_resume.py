@@ -116,10 +116,10 @@ def assert_same(out: Path, whole: Made) -> None:
 
 
 def in_a_copy(work: Callable[[], object]) -> int:
-    """Start ``work`` in a copy of this process; returns its number. It ends by itself after a minute at most."""
+    """Start ``work`` in a copy of this process; returns its number. It ends by itself after some minutes at most."""
     number = os.fork()
     if number == 0:
-        signal.alarm(60)
+        signal.alarm(300)
         try:
             work()
         except BaseException:
@@ -433,7 +433,7 @@ def test_a_finished_one_is_left_alone(machine: Simulator, tmp_path: Path) -> Non
 # beginning in the middle
 
 
-@pytest.mark.parametrize(("fps", "firsts"), [(1.875, (1, 8, 9)), (7.5, (1, 10, 36, 37, 41)), (30.0, (1, 127, 145, 166))])
+@pytest.mark.parametrize(("fps", "firsts"), [(1.875, (1, 8, 9)), (7.5, (10, 36, 37, 41)), (30.0, (127, 145, 166))])
 def test_from_any_frame_on_the_frames_are_the_same(fps: float, firsts: tuple[int, ...], weights: Path, tmp_path: Path) -> None:
     """To the bit, with a journal and without."""
     checkpoint = load_checkpoint(weights)
@@ -459,12 +459,13 @@ class Smear:
     def steps(self, steps: Iterator[Step], first_frame: int) -> Iterator[Step]:
         recent: list[np.ndarray] = []
         for step in steps:
-            for index, frame in enumerate(step.frames):
+            smeared = []
+            for frame in step.frames:
                 recent = [*recent, frame.repeat(2, 0).repeat(2, 1)][-4:]
-                number = step.first_frame + index
-                if number >= first_frame:
-                    labels = step.labels.take([index], step.labels.fps)
-                    yield Step(np.mean(recent, axis=0, keepdims=True).astype(np.uint8), labels, number)
+                smeared.append(np.mean(recent, axis=0).astype(np.uint8))
+            wanted = range(max(first_frame - step.first_frame, 0), len(smeared))
+            if len(wanted):
+                yield Step(np.stack(smeared)[wanted.start :], step.labels.take(wanted, step.labels.fps), step.first_frame + wanted.start)
 
 
 def test_a_stage_in_between(machine: Simulator, tmp_path: Path) -> None:
@@ -488,9 +489,8 @@ def test_the_command(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert was_killed(in_a_copy(lambda: Lines(int(0.6 * lines)).watch(lambda: cli.main([*words, "--out", out]))))
     monkeypatch.chdir(tmp_path)
     for more, named in (
-        (["--seed", "4", "rollout.decode_frames=13"], "seed 3 (now 4)"), (["--minutes", "0.2", "--seed", "3"], "duration_s 4.8 (now 12.0)"),
-        (["--overwrite"], "give one of them"),
-    ):  # fmt: skip
+        (["--seed", "4", "--minutes", "0.2"], "seed 3 (now 4), scenario.duration_s 4.8 (now 12.0)"), (["--overwrite"], "give one of them"),
+    ):
         capsys.readouterr()
         assert cli.main(["rollout", "--resume", "--out", out, *more]) == 2
         said = capsys.readouterr().err
