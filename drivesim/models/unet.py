@@ -149,7 +149,7 @@ class ImageUNet(ImageNetwork):
         return nnf.pixel_shuffle(self.output(nnf.silu(self.norm(hidden))), self.stem)
 
     def sites(self) -> dict[str, int]:
-        return {name: module.norm2.num_channels for name, module in self.named_modules() if isinstance(module, ResBlock)}
+        return {name: module.conv2.out_channels for name, module in self.named_modules() if isinstance(module, ResBlock)}
 
     def attention_sites(self) -> dict[str, int]:
         return {name: module.norm.num_channels for name, module in self.named_modules() if isinstance(module, SpatialAttention)}

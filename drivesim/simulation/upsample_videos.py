@@ -59,14 +59,15 @@ def upsample_dataset(upsampler: Upsampler, checkpoint: Checkpoint, records: Data
     try:
         _claim(out, {"source": str(records.root.resolve()), "clips": records.clip_ids, "checkpoint": checkpoint.hash,
                      "seed": upsampler.seed, "settings": asdict(upsampler.settings)})  # fmt: skip
-        clips, done = records.clips.copy(), 0
-        for row, clip_id in zip(clips.index, records.clip_ids, strict=True):
+        done, rows = 0, list[dict[str, Any]]()
+        for clip_id in records.clip_ids:
             source, target = records.video_path(clip_id), Path("videos") / f"{clip_id}.mp4"
             info = upsample_video(upsampler, source, out / target, lambda frames, before=done: told(before + frames))  # type: ignore[misc]
             done += info.frames
-            clips.loc[row, ["video", "height", "width"]] = [str(target), info.height, info.width]
-            clips.loc[row, "provenance"] = _provenance(records.clip(clip_id).get("provenance"), upsampler.name, checkpoint)
-        return write_records(out, replace(records, root=out, clips=clips))
+            origin = _provenance(records.clip(clip_id).get("provenance"), upsampler.name, checkpoint)
+            rows.append({"video": str(target), "height": info.height, "width": info.width, "provenance": origin})
+        changed = {name: [row[name] for row in rows] for name in ("video", "height", "width", "provenance")}
+        return write_records(out, replace(records, root=out, clips=records.clips.assign(**changed)))
     finally:
         lock.release()
 

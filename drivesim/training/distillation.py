@@ -66,8 +66,8 @@ class DistillationModule(StageModule):
 
     def settings(self) -> dict[str, Any]:
         name = type(self.objective.parameterization).__name__.lower()
-        said = {"schedule": self.objective.schedule.recipe, "parameterization": name, "known": self.objective.known_policy.recipe}
-        said["noise"] = self.noise
+        said: dict[str, Any] = {"schedule": self.objective.schedule.recipe, "parameterization": name, "noise": self.noise}
+        said["known"] = self.objective.known_policy.recipe
         return said if self.told is None else {self.told: said}
 
     def trained_groups(self) -> list[dict[str, Any]]:
