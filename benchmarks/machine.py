@@ -1,14 +1,16 @@
-"""What a figure was measured on, in one line."""
+"""What a figure was measured on, and the most memory that this process has had."""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
 
 import torch
 
-__all__ = ["describe", "processor"]
+__all__ = ["describe", "peak_memory", "processor"]
 
 
 def describe(device: torch.device | str = "cpu") -> str:
@@ -24,3 +26,11 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def peak_memory() -> int:
+    """Bytes of this process's largest resident set. Linux's getrusage would count what its parent had when it was started."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
+    return found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -79,7 +79,7 @@ multiplication and an addition are two operations; labels, samplers and encoding
 - At few steps with the upsampler of `mini` in place of the paper's: {_long(sum(small.values()) / (SHARE * PEAK))}
   ({small["upsampling"] / 1e15:.2g} PFLOP of upsampling instead of {flop["few"]["upsampling"] / 1e15:.3g}).
 - Windows of the upsampler share {overlap} of their 8 frames, so every frame is made {8 / (8 - overlap):.2f} times.
-- Calls on latents are short (keyframes: {1e3 * found["few"].keyframes.flop / (SHARE * PEAK):.1f} ms at that rate). Started one by one,
+- Calls on latents are short (keyframes: {1e3 * found["few"].keyframes().flop / (SHARE * PEAK):.1f} ms at that rate). Started one by one,
   their kernels take longer to start than to run, which the prediction leaves out; `rollout.compile=reduce-overhead` is there for that.
 
 ## Memory
@@ -91,7 +91,7 @@ Bytes of tensors alive at once in one network call, weights apart (bfloat16; nor
 
 
 def _passes(cost: Costs, flop: dict[str, dict[str, float]]) -> str:
-    call = {"image": cost.image, "keyframes": cost.keyframes, "interpolation": cost.interpolation(1), "decode": cost.decode(1),
+    call = {"image": cost.image(), "keyframes": cost.keyframes(), "interpolation": cost.interpolation(), "decode": cost.decode(),
             "upsampling": cost.enlarge(0)}  # fmt: skip
     lines = ["| pass | TFLOP a call | calls, paper | PFLOP | seconds | calls, few | PFLOP | seconds |", "|---" * 8 + "|"]
     for name in PASSES:
@@ -105,8 +105,8 @@ def _passes(cost: Costs, flop: dict[str, dict[str, float]]) -> str:
 
 def _memory(cost: Costs) -> str:
     live = {
-        "image, one frame": cost.image.live, f"keyframes, a window of {cost.window}": cost.keyframes.live,
-        "interpolation, 8 windows": cost.interpolation_live.at(8), "decode, 32 frames": cost.decode_live.at(32),
+        "image, one frame": cost.image().live, f"keyframes, a window of {cost.window}": cost.keyframes().live,
+        "interpolation, 8 windows": cost.interpolation_live(8), "decode, 32 frames": cost.decode_live(32),
         "upsampling, a window of 8, whole frames": cost.enlarge(0).live, "upsampling, tiles of 64 small pixels": cost.enlarge(64).live,
     }  # fmt: skip
     lines = ["| | GiB |", "|---|---|", *(f"| {name} | {size / 2**30:.2f} |" for name, size in live.items())]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import resource
 import shlex
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe
+from machine import describe, peak_memory
 from prediction import STEPS, UPSAMPLING, page, settings_of
 from untrained import write_untrained
 
@@ -156,7 +155,7 @@ def measure(arguments: argparse.Namespace, minutes: float) -> dict[str, Any]:
     simulator, scenario, stage = prepared(arguments, minutes)
     with tempfile.TemporaryDirectory() as folder:
         done = record(simulator, scenario, Path(folder) / "rollout", stage=stage)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    peak = peak_memory() / 2**20
     device_peak = torch.cuda.max_memory_allocated() / 2**20 if simulator.device.type == "cuda" else 0.0
     factor = 1 if stage is None else stage.factor
     return {"frames": done.frames, "fps": done.fps, "elapsed_s": done.elapsed_s, "first_second_s": done.first_second_s,

@@ -60,10 +60,11 @@ def rollout(
     boxes: Annotated[Path | None, flag("sampled from recorded tracks", "Parquet table of the boxes to drive among.")] = None,
     start: Annotated[Path | None, flag("made up", "Picture or video to start from.")] = None,
     fps: Annotated[float | None, flag("the checkpoint's, 7.5 in mini", "Frames a second: 1.875, 7.5 or 30.")] = None,
-    upsample: Annotated[bool, typer.Option("--upsample", help="Four times as high and wide: 512x1024 with mini.")] = False,
     seed: Annotated[int | None, flag("0", "Same seed, same video.")] = None,
     checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
     device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
+    fit: Annotated[str | None, flag("no limit", "Memory to stay within, such as 16GB: sizes are chosen for it.")] = None,
+    upsample: Annotated[bool, typer.Option("--upsample", help="Four times as high and wide: 512x1024 with mini.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier rollout in --out.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Finish the rollout in --out, or begin it; needs no other flag.")] = False,
     words: Words = None,
@@ -73,7 +74,7 @@ def rollout(
 
     flags = dict(minutes=minutes, out=out, time_of_day=time_of_day, crowdedness=crowdedness, boxes=boxes, start=start, fps=fps)
     flags |= dict(seed=seed, checkpoint=checkpoint, device=device, overwrite=overwrite or None, resume=resume or None)
-    return run({**flags, "upsample": upsample or None}, words or [])
+    return run({**flags, "upsample": upsample or None, "fit": fit}, words or [])
 
 
 @app.command()
@@ -134,6 +135,18 @@ def report(
     from drivesim.commands.report import run
 
     return run(dict(folders=folders, out=out, max_mb=max_mb), [])
+
+
+@app.command()
+def doctor(
+    device: Annotated[str | None, flag("auto", "auto, cpu, cuda or cuda:N.")] = None,
+    checkpoint: Annotated[str | None, flag("none", "A checkpoint folder to tell of beside the presets.")] = None,
+    words: Words = None,
+) -> int:
+    """What this machine has, which weights are found, what each preset needs and how fast it will be."""
+    from drivesim.commands.doctor import run
+
+    return run(dict(device=device, checkpoint=checkpoint), words or [])
 
 
 @data.command()

@@ -58,7 +58,7 @@ def test_every_flag_of_rollout_is_a_key(capsys: pytest.CaptureFixture[str]) -> N
     assert flags - {"help"} <= set(compose("rollout"))
 
 
-@pytest.mark.parametrize("later", ["--branches", "--upsample", "--quality", "--fit"])
+@pytest.mark.parametrize("later", ["--branches", "--quality"])
 def test_what_does_not_exist_yet_is_not_listed(later: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert later not in say(capsys, "rollout", "--help")[1]
 

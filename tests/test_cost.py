@@ -97,9 +97,9 @@ def test_operations_of_a_rollout_are_told_before(toy: Checkpoint, wishes: dict) 
 
 def test_bytes_are_a_straight_line_over_batch_and_chunk(toy: Checkpoint) -> None:
     found = costs(toy)
-    assert found.interpolation(7).live == pytest.approx(found.interpolation_live.at(7), rel=0.01)
-    assert found.decode(40).live == pytest.approx(found.decode_live.at(40), rel=0.01)
-    assert found.interpolation_live.per_item > 0 and found.decode_live.per_item > 0
+    assert found.interpolation(7).live == pytest.approx(found.interpolation_live(7), rel=0.01)
+    assert found.decode(40).live == pytest.approx(found.decode_live(40), rel=0.01)
+    assert found.interpolation_live(8) > found.interpolation_live(7) and found.decode_live(8) > found.decode_live(7)
 
 
 def test_tiles_need_less_than_whole_frames(toy: Checkpoint) -> None:

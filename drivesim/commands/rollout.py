@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from drivesim.commands.config import as_override, compose
+from drivesim.commands.fitting import fit_config
 from drivesim.commands.upsample import upsampler_settings
 from drivesim.errors import UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint
@@ -59,6 +60,9 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
     out = check_folder(config.out or next_folder(Path("rollouts")), config.overwrite or config.resume)
     device = pick_device(str(config.device))
     checkpoint = load_checkpoint(str(config.checkpoint))
+    if config.fit is not None:
+        enlarging = upsampler_settings(config, checkpoint) if config.upsample else None
+        print(fit_config(config, checkpoint, _settings(config, checkpoint), enlarging, device.type))
     simulator = Simulator(checkpoint, _settings(config, checkpoint), device)
     scenario = scenario_of(config, checkpoint, duration_s, simulator.settings.fps)
     start = None if config.start is None else read_start(config.start, simulator.height, simulator.width, simulator.keyframe_fps)
@@ -136,7 +140,9 @@ def _settings(config: DictConfig, checkpoint: Checkpoint) -> RolloutSettings:
 
 
 def _upsampler(config: DictConfig, checkpoint: Checkpoint, simulator: Simulator, seed: int) -> Upsampler:
-    return Upsampler(checkpoint, upsampler_settings(config, checkpoint), simulator.device, seed, simulator.stopwatch)
+    asked, rollout = upsampler_settings(config, checkpoint), simulator.settings
+    chosen = replace(asked, precision=asked.precision or rollout.precision, compile=asked.compile or rollout.compile)
+    return Upsampler(checkpoint, chosen, simulator.device, seed, simulator.stopwatch)
 
 
 def _told(stage: Upsampler | None) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,24 +30,13 @@ from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.trace import Call, trace
 from drivesim.simulation.upsample import CHOICES, UpsamplerSettings, spans
 
-__all__ = ["Costs", "Line", "described"]
+__all__ = ["Costs", "described"]
 
 
 def described(checkpoint: Checkpoint) -> dict[str, nn.Module]:
     """The networks of a checkpoint folder on the meta device, from what their files say of them; no weight is read."""
     with torch.device("meta"):
         return {name: build(json.loads((checkpoint.folder / f"{name}.json").read_text())["recipe"]) for name in checkpoint.networks}
-
-
-@dataclass(frozen=True)
-class Line:
-    """Bytes alive at once as a straight line over a pass's size: windows of a batch, frames of a chunk."""
-
-    fixed: float
-    per_item: float
-
-    def at(self, size: int) -> int:
-        return round(self.fixed + self.per_item * size)
 
 
 class Costs:
@@ -62,14 +50,30 @@ class Costs:
     def __init__(
         self, networks: Mapping[str, nn.Module], model: Mapping[str, Any], settings: RolloutSettings, upsampling: UpsamplerSettings | None
     ) -> None:
-        self.model, self.settings, self.upsampling = model, settings, upsampling
+        self.model, self.settings, self.upsampling, self._given = model, settings, upsampling, networks
+        self._known: dict[Any, Call] = {}
         self.enlarger = None if upsampling is None else upsampling.network or next(name for name in CHOICES if name in networks)
         self.networks = {name: _lowered(networks[name], self._precision(name)) for name in self._loaded(networks)}
         self.autoencoder: Any = self.networks["autoencoder"]
-        size = self.autoencoder.downsample
+        size = int(self.autoencoder.downsample)  # type: ignore[arg-type]
         self.frame_shape = (int(model["height"]), int(model["width"]))
-        self.latent_shape = (self.autoencoder.latent_channels, *(length // size for length in self.frame_shape))
+        channels = int(self.autoencoder.latent_channels)  # type: ignore[arg-type]
+        self.latent_shape = (channels, *(length // size for length in self.frame_shape))
         self.window = int(self.networks["prediction"].frames)  # type: ignore[arg-type]
+
+    def resized(self, settings: RolloutSettings, upsampling: UpsamplerSettings | None) -> Costs:
+        """The same networks with other sizes of batch, chunk and tile, or without upsampling; what has been traced is not traced again."""
+        other = copy.copy(self)
+        other.settings, other.upsampling = settings, upsampling
+        if upsampling is None and self.enlarger is not None:
+            other.enlarger, other.networks = None, {name: value for name, value in self.networks.items() if name != self.enlarger}
+        return other
+
+    def lowered(self, precision: str) -> Costs:
+        """The same rollout with networks in ``precision``, where the upsampler has none of its own."""
+        return self if precision == self.settings.precision else Costs(
+            self._given, self.model, replace(self.settings, precision=precision), self.upsampling
+        )  # fmt: skip
 
     def _loaded(self, networks: Mapping[str, nn.Module]) -> list[str]:
         between = ["interpolation"] if self.settings.fps > float(self.model["keyframe_fps"]) else []
@@ -85,30 +89,34 @@ class Costs:
         """Bytes of the weights of every network that the rollout loads."""
         return {name: sum(weight.nbytes for weight in network.parameters()) for name, network in self.networks.items()}
 
+    @property
+    def originals(self) -> int:
+        """Bytes of the float32 weights of networks that run in another format."""
+        lowered = [network for name, network in self.networks.items() if self._precision(name) != "float32"]
+        return sum(4 * weight.numel() for network in lowered for weight in network.parameters())
+
     # one call of a network in each pass
 
-    @cached_property
     def image(self) -> Call:
         """The first frame."""
-        return self._windows(FrameByFrame(self.networks["image"]), 1, 1)  # type: ignore[arg-type]
+        return self._windows("image", 1, 1)
 
-    @cached_property
     def keyframes(self) -> Call:
         """One window of keyframes."""
-        return self._windows(self.networks["prediction"], 1, self.window)
+        return self._windows("prediction", 1, self.window)
 
-    def interpolation(self, batch: int) -> Call:
+    def interpolation(self, batch: int = 1) -> Call:
         """Windows between ``batch`` pairs of neighbours."""
-        return self._windows(self.networks["interpolation"], batch, FACTOR + 1)
+        return self._windows("interpolation", batch, FACTOR + 1)
 
-    def decode(self, frames: int) -> Call:
+    def decode(self, frames: int = 1) -> Call:
         """A chunk of ``frames``, and what the decoder looks at around it."""
         latents = frames + 2 * int(self.autoencoder.receptive_frames)
-        return trace(lambda: self.autoencoder.decode(torch.zeros(1, latents, *self.latent_shape)), self.settings.precision)
+        return self._once(("decode", latents), lambda: self.autoencoder.decode(torch.zeros(1, latents, *self.latent_shape)))
 
     def enlarge(self, tile: int) -> Call:
         """One window of one tile of ``tile`` small pixels, 0 = whole frames, and the whole frames that it is a piece of."""
-        network, told, factor = self._enlarger, self.model[str(self.enlarger)], int(self.model[str(self.enlarger)]["known"]["factor"])
+        network, told, factor = self._enlarger, self.model[str(self.enlarger)], self._factor
         frames = network.frames if isinstance(network, VideoUNet) else 1
         shape = [min(tile or side, side) for side in self.frame_shape]
 
@@ -120,15 +128,32 @@ class Costs:
             made = known.outward(window_denoiser(network, told["parameterization"], {}, known)(x, torch.ones(1)))
             return whole[0][0, 0, 0, 0] + made
 
-        return trace(call, self._precision(str(self.enlarger)))
+        return self._once((str(self.enlarger), *shape), call)
 
-    @cached_property
-    def interpolation_live(self) -> Line:
-        return _line(1, self.interpolation(1).live, 3, self.interpolation(3).live)
+    def interpolation_live(self, batch: int) -> int:
+        """Bytes alive at once, from the straight line through two batches."""
+        return _line((1, self.interpolation(1).live), (3, self.interpolation(3).live), batch)
 
-    @cached_property
-    def decode_live(self) -> Line:
-        return _line(4, self.decode(4).live, 12, self.decode(12).live)
+    def decode_live(self, frames: int) -> int:
+        """Bytes alive at once, from the straight line through two chunks."""
+        return _line((4, self.decode(4).live), (12, self.decode(12).live), frames)
+
+    def live(self) -> int:
+        """Bytes alive at once in the pass that needs most, with the sizes of the settings."""
+        passes = [self.image().live, self.keyframes().live, self.decode_live(self.settings.decode_frames)]
+        passes += [self.interpolation_live(self.settings.batch)] if "interpolation" in self.networks else []
+        return max(passes + ([self.enlarge(self.upsampling.tile).live] if self.upsampling is not None else []))
+
+    def waiting(self, frames: int | None = None) -> int:
+        """Bytes of finished frames between the passes and the disk, as 8-bit pixels in main memory: a chunk, and its copy.
+
+        frames: of a chunk; None = those of the settings.
+        """
+        return 2 * (frames or self.settings.decode_frames) * 3 * math.prod(self._factor * side for side in self.frame_shape)
+
+    @property
+    def _factor(self) -> int:
+        return 1 if self.enlarger is None else int(self.model[self.enlarger]["known"]["factor"])
 
     # whole rollouts
 
@@ -140,11 +165,11 @@ class Costs:
         chunks = list(decode_chunks(plan.frames, settings.decode_frames, int(self.autoencoder.receptive_frames)))
         decoded = sum(chunk.last_in - chunk.first_in for chunk in chunks)
         steps = {name: _calls(settings.of_pass(name)) for name in ("image", "keyframes", "interpolation_1")}
-        result = {"image": steps["image"] * self.image.flop}
-        result["keyframes"] = sum(1 for _ in plan.windows()) * steps["keyframes"] * self.keyframes.flop
+        result = {"image": steps["image"] * self.image().flop}
+        result["keyframes"] = sum(1 for _ in plan.windows()) * steps["keyframes"] * self.keyframes().flop
         if pairs:
-            result["interpolation"] = pairs * steps["interpolation_1"] * self.interpolation(1).flop
-        result["decode"] = decoded / (1 + 2 * int(self.autoencoder.receptive_frames)) * self.decode(1).flop
+            result["interpolation"] = pairs * steps["interpolation_1"] * self.interpolation().flop
+        result["decode"] = decoded / (1 + 2 * int(self.autoencoder.receptive_frames)) * self.decode().flop
         if self.upsampling is not None:
             result["upsampling"] = self._enlarging(plan.frames, self.upsampling)
         return result
@@ -162,15 +187,22 @@ class Costs:
         network: Any = self.networks[str(self.enlarger)]
         return network if isinstance(network, VideoUNet) else FrameByFrame(network)
 
-    def _windows(self, network: nn.Module, batch: int, frames: int) -> Call:
+    def _windows(self, name: str, batch: int, frames: int) -> Call:
         """One network call of a pass over windows of latents; what is known is told as at the start of a rollout."""
+        network: Any = self.networks[name] if name != "image" else FrameByFrame(self.networks[name])  # type: ignore[arg-type]
 
         def call() -> Tensor:
             x = torch.zeros(batch, frames, *self.latent_shape)
             known = Known(x, torch.zeros(batch, frames, dtype=torch.bool), torch.zeros(batch), x) if frames > 1 else None
             return window_denoiser(network, str(self.model["parameterization"]), {}, known)(x, torch.ones(batch))
 
-        return trace(call, self.settings.precision)
+        return self._once((name, batch), call)
+
+    def _once(self, key: tuple[Any, ...], call: Callable[[], Any]) -> Call:
+        """``call`` traced; the first element of ``key`` names the network, "decode" the autoencoder."""
+        if key not in self._known:
+            self._known[key] = trace(call, self._precision(str(key[0])))
+        return self._known[key]
 
 
 def _calls(settings: PassSettings) -> int:
@@ -178,9 +210,10 @@ def _calls(settings: PassSettings) -> int:
     return settings.steps * (1 + (settings.guidance != 1) + (settings.label_guidance != 1))
 
 
-def _line(first: int, low: int, second: int, high: int) -> Line:
-    per_item = (high - low) / (second - first)
-    return Line(low - per_item * first, per_item)
+def _line(first: tuple[int, int], second: tuple[int, int], place: int) -> int:
+    """Where the straight line through two points (size, bytes) is at ``place``."""
+    (near, low), (far, high) = first, second
+    return round(low + (high - low) * (place - near) / (far - near))
 
 
 def _lowered(network: nn.Module, precision: str) -> nn.Module:
