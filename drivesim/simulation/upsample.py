@@ -232,7 +232,8 @@ class Upsampler:
     def _tiles(self, small: Tensor, numbers: range) -> Tensor:
         """(1, T, 3, h, w) -> (1, T, 3, H, W), tile by tile."""
         factor, (height, width) = self.factor, small.shape[-2:]
-        noise = self.noise * self._noise(numbers, (3, height * factor, width * factor), 0)
+        size = (3, height * factor, width * factor)
+        noise = self.noise * self._noise(numbers, size, 0) if self.noise else small.new_zeros(1, len(numbers), *size)
         low_noise = self._noise(numbers, (3, height, width), 1)
         tile, overlap = (_up(size, self.grain) for size in (self.settings.tile, self.settings.tile_overlap))
         rows, columns = (spans(length, tile, overlap) for length in (height, width))
