@@ -86,8 +86,8 @@ def _told(config: DictConfig) -> dict[str, Any]:
         return {}
     objective = build(node["objective"])
     assert isinstance(objective, DiffusionObjective)
-    said = {"schedule": objective.schedule.recipe, "parameterization": type(objective.parameterization).__name__.lower()}
-    return said if node.get("told") is None else {node["told"]: {**said, "known": objective.known_policy.recipe}}
+    said = objective.described()
+    return {node["told"]: said} if node.get("told") else {name: said[name] for name in ("schedule", "parameterization")}
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

@@ -159,6 +159,11 @@ class DiffusionObjective:
         if schedule.zero_terminal and isinstance(self.parameterization, Epsilon):
             raise UsageError("epsilon says nothing at pure noise: take velocity with a zero-terminal schedule")
 
+    def described(self) -> dict[str, Any]:
+        """What a sampler must know of it, as plain values."""
+        name = type(self.parameterization).__name__.lower()
+        return {"schedule": self.schedule.recipe, "parameterization": name, "known": self.known_policy.recipe}
+
     def __call__(self, network: Network, x0: Tensor, labels: Labels, generator: torch.Generator) -> WindowLoss:
         """One noised draw of each window (b, t, c, h, w) -> its loss. Everything random comes from ``generator``."""
         known = self.known_policy.draw(x0, generator)

@@ -88,9 +88,8 @@ class DiffusionModule(StageModule):
         return self.frozen == "spatial" and self.unfreeze_at_step is None
 
     def settings(self) -> dict[str, Any]:
-        name = type(self.objective.parameterization).__name__.lower()
-        said = {"schedule": self.objective.schedule.recipe, "parameterization": name}
-        return said if self.told is None else {self.told: {**said, "known": self.objective.known_policy.recipe}}
+        said = self.objective.described()
+        return {self.told: said} if self.told else {name: said[name] for name in ("schedule", "parameterization")}
 
     # what is trained
 

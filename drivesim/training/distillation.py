@@ -65,9 +65,7 @@ class DistillationModule(StageModule):
         return {self.part: Part("average.", self.average)}
 
     def settings(self) -> dict[str, Any]:
-        name = type(self.objective.parameterization).__name__.lower()
-        said: dict[str, Any] = {"schedule": self.objective.schedule.recipe, "parameterization": name, "noise": self.noise}
-        said["known"] = self.objective.known_policy.recipe
+        said = {**self.objective.described(), "noise": self.noise}
         return said if self.told is None else {self.told: said}
 
     def trained_groups(self) -> list[dict[str, Any]]:
