@@ -273,7 +273,7 @@ class Poison(nn.Module):
     def __init__(self, inner: DiffusionObjective, at: int) -> None:
         super().__init__()
         self.inner, self.left = inner, at
-        self.schedule, self.parameterization, self.known_policy = inner.schedule, inner.parameterization, inner.known_policy
+        self.described = inner.described
 
     def __call__(self, *args: Any) -> Any:
         self.left -= 1
