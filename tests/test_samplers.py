@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivesim.diffusion.noise import gaussian, linear_schedule, sigma_of_log_snr, zero_terminal_cosine
-from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError, ddim, dpmpp_2m
+from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError, ddim, dpmpp_2m, renoise
 from drivesim.errors import UsageError
 
 DATA = Gaussian(mean=0.7, deviation=0.4)
@@ -173,3 +173,25 @@ def test_impossible_grids_are_refused(sampler, grid: list[float]) -> None:
 def test_noise_must_come_from_somewhere() -> None:
     with pytest.raises(UsageError, match="noise"):
         ddim(DATA, draw(0, 1, 1, 1, 1, 1), angles(4), eta=1.0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_renoise_with_an_exact_consistency_function_draws_from_the_data(steps: int) -> None:
+    """A function that carries every level to the end of its probability flow keeps the distribution through any number of steps."""
+    x = draw(3, 1, 1, 1, 200, 200)
+    grid = zero_terminal_cosine().grid(steps)
+    made = renoise(lambda x, sigma: DATA.flow(x, sigma[0].item(), 0.0), x, grid, lambda step: draw(10 + step, 1, 1, 1, 200, 200))
+    assert made.mean().item() == pytest.approx(DATA.mean, abs=0.01)
+    assert made.std().item() == pytest.approx(DATA.deviation, abs=0.01)
+
+
+def test_renoise_asks_for_noise_after_every_step_but_the_last() -> None:
+    asked: list[int] = []
+
+    def noise(step: int) -> torch.Tensor:
+        asked.append(step)
+        return torch.zeros(1, 1, 1, 2, 2)
+
+    made = renoise(lambda x, sigma: torch.full_like(x, 0.5), torch.ones(1, 1, 1, 2, 2), zero_terminal_cosine().grid(4), noise)
+    assert asked == [0, 1, 2]
+    assert torch.equal(made, torch.full_like(made, 0.5))
