@@ -1,15 +1,22 @@
-"""What every test shares: one thread (figures must not depend on the machine) and the folders of clips and of reference vectors, where
-there are any."""
+"""What every test shares: one thread, here and in every process that a test starts, and the folders of clips and of reference vectors,
+where there are any.
+
+One thread, because figures must not depend on the machine, and because `make test` runs as many test processes as there are cores.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # read once, when numpy and torch are loaded
+
+import cv2
 import pytest
 import torch
 
 torch.set_num_threads(1)
+cv2.setNumThreads(1)
 
 
 @pytest.fixture(scope="session")
