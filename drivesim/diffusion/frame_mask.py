@@ -20,7 +20,7 @@ from drivesim.diffusion.noise import uniform
 from drivesim.diffusion.parameterization import add_noise
 from drivesim.shapes import expand_to, fold_time, unfold_time
 
-__all__ = ["Known", "LowResolution", "carry_weights", "draw_first_frames", "draw_level", "endpoints", "first_frames", "none_known"]
+__all__ = ["Between", "Known", "LowResolution", "carry_weights", "draw_first_frames", "draw_level", "endpoints", "first_frames", "none_known"]
 
 
 def none_known(b: int, t: int) -> Tensor:
@@ -112,10 +112,15 @@ class Known:
         without waiting for it to travel through the temporal layers. All zero where nothing is known.
         """
         shares = carry_weights(self.mask).to(self.values)
-        values = torch.einsum("bij,bjchw->bichw", shares, torch.where(expand_to(self.mask, self.values), self.noised(), 0.0))
-        plane = self.values.new_zeros(1, 1, 1, *self.values.shape[-2:])
+        values = self.suggested()
+        plane = values.new_zeros(1, 1, 1, *values.shape[-2:])
         told = shares.sum(dim=2) * self.level[:, None].to(shares)
         return torch.cat([values, expand_to(self.mask, values) + plane, expand_to(told, values) + plane], dim=2)
+
+    def suggested(self) -> Tensor:
+        """The noised values in their slots, mixed or held in time in the others: (b, t, c, h, w)."""
+        shares = carry_weights(self.mask).to(self.values)
+        return torch.einsum("bij,bjchw->bichw", shares, torch.where(expand_to(self.mask, self.values), self.noised(), 0.0))
 
     def insert(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Stand the noised values in their frame slots.
@@ -141,6 +146,29 @@ class Known:
     def outward(self, x0: Tensor) -> Tensor:
         """The inverse of ``inward``."""
         return x0
+
+
+@dataclass(frozen=True)
+class Between(Known):
+    """Known frames on both sides: what diffusion makes of an unknown frame is only what the linear mix of its neighbours lacks, brought to
+    a deviation of about 1. A network that says nothing yet is the linear interpolation, and cannot get worse than that by saying little
+    (as LowResolution does with enlarged frames). Known slots hold frames throughout, so ``insert`` and ``keep`` are those of Known.
+
+    detail: deviation of what is lacking, in units of the latents.
+    """
+
+    detail: float = 1.0
+
+    def inward(self, frames: Tensor) -> Tensor:
+        """Unknown frames: (frames - linear mix of the noised ends) / deviation; known ones as they are. (b, t, c, h, w)."""
+        return torch.where(expand_to(self.mask, frames), frames, (frames - self.suggested()) / self._deviation(frames))
+
+    def outward(self, x0: Tensor) -> Tensor:
+        """The inverse of ``inward``."""
+        return torch.where(expand_to(self.mask, x0), x0, self.suggested() + self._deviation(x0) * x0)
+
+    def _deviation(self, like: Tensor) -> Tensor:
+        return expand_to((self.level.to(like).square() + self.detail**2).sqrt(), like)
 
 
 @dataclass(frozen=True)

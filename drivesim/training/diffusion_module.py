@@ -51,6 +51,7 @@ class DiffusionModule(StageModule):
         sampling_steps: of the DDIM sampler that makes pictures during training.
         patches: train on pieces of the windows; None = on whole ones.
         told: name under which model.json keeps this stage's schedule and parameterization; None = they are those of the checkpoint.
+        image_part: name under which the image network inside is exported as well, where it was trained along; None = it is not.
     """
 
     def __init__(
@@ -58,12 +59,13 @@ class DiffusionModule(StageModule):
         ema_decay: float = 0.999, seed: int = 0, frozen: str = "none", unfreeze_at_step: int | None = None, unfrozen_scale: float = 0.1,
         single_frames: float = 0.2, label_dropout: Mapping[str, float] | float | None = None, gradient_checkpointing: bool = False,
         sampling_steps: int = 20, patches: Patches | None = None, told: str | None = None,
+        image_part: str | None = None,
     ) -> None:  # fmt: skip
         if frozen not in ("spatial", "none"):
             raise ValueError(f"frozen must be spatial or none, not {frozen!r}")
         _check_channels(network, autoencoder)
         super().__init__(network, optimization, ema_decay, seed, helpers=("autoencoder",))
-        self.objective, self.part, self.patches, self.told = objective, part, patches, told
+        self.objective, self.part, self.patches, self.told, self.image_part = objective, part, patches, told, image_part
         self.single_frame_objective = DiffusionObjective(objective.schedule, objective.parameterization, NothingKnown())
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.frozen, self.unfreeze_at_step, self.unfrozen_scale = frozen, unfreeze_at_step, unfrozen_scale
@@ -76,9 +78,12 @@ class DiffusionModule(StageModule):
     # what is exported
 
     def parts(self) -> dict[str, Part]:
-        """A stage of single frames exports the bare image network; the others the whole network."""
+        """A stage of single frames exports the bare image network; the others the whole network, the image network's weights once."""
         if isinstance(self.average, FrameByFrame):
             return {self.part: Part("average.image.", self.average.image)}
+        if self.image_part is not None:
+            image: Any = self.average.image
+            return {self.image_part: Part("average.image.", image), self.part: Part("average.", self.average, {"image.": self.image_part})}
         image = "upsampler_image" if self.part == "upsampler" else "image"
         return {self.part: Part("average.", self.average, without={"image.": image} if self.swappable else {})}
 

@@ -1,0 +1,267 @@
+"""Distillation of latent networks to few calls: a student that answers each of a handful of noise levels with a finished window.
+
+Sampled by ``samplers.renoise``, a student meets recorded or made windows noised to one of its levels. What it answers is drawn to the
+recording (less so the noisier its input, where the mean of all answers would be a blur), must please a critic that sees the known frames
+and the boxes beside it (Sauer et al. 2023 and 2024: adversarial diffusion distillation, in latents), and, where there is a teacher, must
+be where the teacher's guided probability flow ends (Song et al. 2023, Eq. 8, with the end of the flow as target; Meng et al. 2023 for the
+guidance baked in). ``own_share`` of the batches start from the student's own answer at the level before, as sampling does. This file does
+not know configuration, files or how windows are read.
+
+Legend: B batch   T frames   C channels   H, W height and width of latents   K calls
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drivesim.diffusion.denoiser import network_denoiser, window_denoiser
+from drivesim.diffusion.frame_mask import Known
+from drivesim.diffusion.noise import alpha_of, gaussian
+from drivesim.diffusion.parameterization import add_noise
+from drivesim.diffusion.samplers import SAMPLERS, renoise
+from drivesim.errors import UsageError
+from drivesim.labels import CATEGORIES
+from drivesim.models.conditioning import RASTER_CHANNELS, drop_labels, raster_boxes
+from drivesim.models.discriminator import PatchDiscriminator3d
+from drivesim.shapes import expand_to, fold_time, unfold_time
+from drivesim.training.adversarial import adversarial
+from drivesim.training.diffusion_module import DiffusionModule, single_frames
+from drivesim.training.freeze import weight_groups
+from drivesim.training.stage_module import Batch
+
+__all__ = ["FewCallModule", "Lessons", "window_critic"]
+
+Labels = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a student learns from.
+
+    calls: K, network calls of a window.   noise: scale of the noise that a student of one call is handed; 0 = none.
+    mean_floor: at noise level sigma the distance to the recording counts max(1 - sigma^2, mean_floor) / sigma^2: a velocity's, less where
+        little can be known.   box_weight: how much more it counts inside boxes.
+    adversarial_weight: push of the critic, in units of the push of the distances.   adversarial_from: step at which it comes in.
+    critic_scale: learning rate of the critic in units of the student's.   critic_noise: sigma that blurs the critic's sight.
+    teacher_weight: of the distance to where the teacher's flow ends.   teacher_steps: of the teacher, for each call of the student.
+    guidance, label_guidance: the teacher's (Eq. 4).
+    own_share: share of batches that start from the student's own answer at the level before.
+
+    Raises:
+        UsageError: a number that cannot be.
+    """
+
+    calls: int = 4
+    noise: float = 1.0
+    mean_floor: float = 0.1
+    box_weight: float = 0.0
+    adversarial_weight: float = 0.5
+    adversarial_from: int = 0
+    critic_scale: float = 1.0
+    critic_noise: float = 0.1
+    teacher_weight: float = 1.0
+    teacher_steps: int = 4
+    guidance: float = 1.0
+    label_guidance: float = 1.0
+    own_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.calls < 1 or self.teacher_steps < 1:
+            raise UsageError(f"a student needs calls >= 1 and teacher_steps >= 1, not {self.calls} and {self.teacher_steps}")
+        if not 0 <= self.noise <= 1 or (self.noise < 1 and self.calls > 1):
+            raise UsageError(f"only a student of one call can be handed less noise than there is: noise={self.noise}, calls={self.calls}")
+        if not (0 <= self.own_share <= 1 and 0 <= self.critic_noise < 1):
+            raise UsageError(f"own_share lies in 0..1 and critic_noise below 1, not {self.own_share} and {self.critic_noise}")
+
+
+def window_critic(channels: int, width: int = 32, levels: int = 2) -> PatchDiscriminator3d:
+    """A critic of windows of latents (b, t, channels, h, w) beside the box raster."""
+    return PatchDiscriminator3d(width, levels, channels + RASTER_CHANNELS)
+
+
+class FewCallModule(DiffusionModule):
+    """Teach a network of latents to make windows in K calls.
+
+    Args:
+        lessons: what it learns from.   teacher: frozen; None = learn from recordings and the critic alone.
+        critic: of windows beside the box raster, see window_critic; None = no critic.
+        more: as DiffusionModule; ``single_frames`` is the share of batches of single frames from the first step on.
+    """
+
+    def __init__(self, *, lessons: Lessons, teacher: nn.Module | None = None, critic: nn.Module | None = None, **more: Any) -> None:
+        super().__init__(**{"told": more.get("part"), **more})
+        self.lessons, self.critic = lessons, critic
+        self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
+        self._helpers = (*self._helpers, "teacher.")
+        self.levels = self.objective.schedule.grid(lessons.calls)[:-1]
+        """Noise levels of the student's inputs, float64 (K,), falling."""
+
+    def settings(self) -> dict[str, Any]:
+        return {str(self.told): {**self.objective.described(), "calls": self.lessons.calls, "noise": self.lessons.noise}}
+
+    def trained_groups(self) -> list[dict[str, Any]]:
+        decay = self.optimization.weight_decay
+        return super().trained_groups() + (
+            [] if self.critic is None else weight_groups(self.critic.parameters(), decay, scale=self.lessons.critic_scale)
+        )
+
+    # steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        draws = self.draws("train", self.batches)
+        latents, labels = self.latents(batch), batch["labels"]
+        policy = self.objective.known_policy
+        if float(torch.rand((), generator=draws)) < self.single_frames:
+            latents, labels = single_frames(latents, labels, draws)
+            policy = self.single_frame_objective.known_policy
+        labels = drop_labels(labels, self.label_dropout, draws)
+        known = policy.draw(latents, draws)
+        noised, sigma = self._inputs(latents, labels, known, draws)
+        made = self.answer(self.network, noised, sigma, labels, known)
+        terms = self._distances(made, noised, latents, sigma, labels, known)
+        loss = sum(terms.values(), start=made.new_zeros(()))
+        if self.critic is not None and self.global_step >= self.lessons.adversarial_from:
+            displeased, hinge = self._judged(made, latents, labels, known, draws)
+            balance = self._balance(loss, displeased, made)
+            terms |= {"adversarial": displeased, "critic": hinge, "balance": balance}
+            loss = loss + self.lessons.adversarial_weight * balance * displeased + hinge
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        self.log("train/loss", loss, prog_bar=True)
+        return self.counted(loss)
+
+    def answer(self, network: nn.Module, noised: Tensor, sigma: Tensor, labels: Labels, known: Known | None) -> Tensor:
+        """What one call makes of noised windows: x0 as it is diffused (inward), float32 (b, t, c, h, w)."""
+        return network_denoiser(network, self.objective.parameterization, labels, known)(noised, sigma).float()
+
+    def _inputs(self, latents: Tensor, labels: Labels, known: Known | None, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Windows noised to a level of the student's each, and the levels (b,). The levels of a batch are spread evenly."""
+        calls, count = self.lessons.calls, len(latents)
+        x0 = latents if known is None else known.inward(latents)
+        spread = torch.arange(count, dtype=torch.float64) / count
+        place = ((torch.rand((), generator=draws, dtype=torch.float64) + spread) % 1 * calls).long().clamp(max=calls - 1)
+        sigma = self.levels[place].to(latents)
+        if calls > 1 and float(torch.rand((), generator=draws)) < self.lessons.own_share:
+            x0 = self._own(x0, place, labels, known, draws)
+        return self._start(add_noise(x0, gaussian(x0, draws), sigma)), sigma
+
+    def _start(self, noised: Tensor) -> Tensor:
+        return noised if self.lessons.noise == 1 else self.lessons.noise * noised
+
+    @torch.no_grad()
+    def _own(self, x0: Tensor, place: Tensor, labels: Labels, known: Known | None, draws: torch.Generator) -> Tensor:
+        """Recorded windows, replaced by what the student answers one level before, wherever there is such a level."""
+        before = self.levels[(place - 1).clamp(min=0)].to(x0)
+        answered = self.answer(self.network, add_noise(x0, gaussian(x0, draws), before), before, labels, known)
+        return torch.where(expand_to(place.to(x0.device) > 0, x0), answered.to(x0), x0)
+
+    def _distances(
+        self, made: Tensor, noised: Tensor, latents: Tensor, sigma: Tensor, labels: Labels, known: Known | None
+    ) -> dict[str, Tensor]:
+        """Weighted squared distances of the frames to be made to the recording and to the end of the teacher's flow."""
+        wanted = latents if known is None else known.inward(latents)
+        weight = alpha_of(sigma).square().clamp(min=self.lessons.mean_floor) / sigma.square()
+        where = self._attention(made, labels)
+        terms = {"recorded": _mean_unknown(where * (made - wanted).square(), weight, known)}
+        if self.teacher is not None and self.lessons.teacher_weight > 0:
+            taught = self._taught(noised, sigma, labels, known)
+            terms["teacher"] = self.lessons.teacher_weight * _mean_unknown((made - taught).square(), 1 / sigma.square(), known)
+        return terms
+
+    def _attention(self, made: Tensor, labels: Labels) -> Tensor:
+        """1 + box_weight inside boxes, in every frame with mean 1: (b, t, 1, h, w)."""
+        if self.lessons.box_weight == 0 or "boxes" not in labels:
+            return made.new_ones(())
+        inside = self._raster(labels, made)[:, :, : len(CATEGORIES)].amax(dim=2, keepdim=True)
+        weight = 1 + self.lessons.box_weight * inside
+        return weight / weight.mean(dim=(-1, -2), keepdim=True)
+
+    @torch.no_grad()
+    def _taught(self, noised: Tensor, sigma: Tensor, labels: Labels, known: Known | None) -> Tensor:
+        """Where the teacher's guided flow carries noised windows, level by level: the student's levels are among the teacher's."""
+        assert self.teacher is not None
+        lessons, taught = self.lessons, torch.empty_like(noised)
+        grid = self.objective.schedule.grid(lessons.calls * lessons.teacher_steps)
+        for place, level in enumerate(self.levels.to(sigma)):
+            rows = (sigma - level).abs() < 1e-6
+            if rows.any():
+                told = {name: value[rows] for name, value in labels.items()}
+                denoiser = window_denoiser(
+                    self.teacher, self.objective.parameterization, told, _rows(known, rows),
+                    context_scale=lessons.guidance, label_scale=lessons.label_guidance, null_labels=drop_labels(told, 1.0),
+                )  # fmt: skip
+                taught[rows] = SAMPLERS["dpmpp_2m"](denoiser, noised[rows], grid[place * lessons.teacher_steps :]).to(taught)
+        return taught
+
+    # the critic
+
+    def _judged(self, made: Tensor, latents: Tensor, labels: Labels, known: Known | None, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(how little the made windows please the critic, the critic's loss). Known frames and boxes stand beside, for both the same."""
+        assert self.critic is not None
+        shown = made if known is None else known.outward(known.keep(made))
+        raster, sight = self._raster(labels, latents), self.lessons.critic_noise
+        blurred = [torch.cat([x + sight * gaussian(x, draws), raster], dim=2) for x in (shown, latents)]
+        return adversarial(self.critic, *blurred)
+
+    @staticmethod
+    def _raster(labels: Labels, like: Tensor) -> Tensor:
+        """The boxes as networks see them, (b, t, 13, h, w); all zero where there are none."""
+        if "boxes" not in labels:
+            return like.new_zeros(*like.shape[:2], RASTER_CHANNELS, *like.shape[-2:])
+        painted = raster_boxes(fold_time(labels["boxes"]), fold_time(labels["boxes_known"]), *like.shape[-2:])
+        return unfold_time(painted, like.shape[1]).to(like)
+
+    @staticmethod
+    def _balance(distance: Tensor, displeased: Tensor, made: Tensor) -> Tensor:
+        """Ratio of the gradients that the distances and the critic have on what was made (Esser et al. 2021, Eq. 7), at most 10,000."""
+        (pull,) = torch.autograd.grad(distance, made, retain_graph=True)
+        (push,) = torch.autograd.grad(displeased, made, retain_graph=True)
+        return (pull.norm() / push.norm().clamp(min=1e-12)).clamp(max=1e4).detach()
+
+    # judging
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same draws at every validation. Only the distance to the recording: a critic's loss says nothing over time."""
+        draws = self.draws("validation", batch_idx)
+        latents, labels = self.latents(batch), batch["labels"]
+        known = self.objective.known_policy.draw(latents, draws)
+        noised, sigma = self._inputs(latents, labels, known, draws)
+        made = self.answer(self.average, noised, sigma, labels, known)
+        wanted = latents if known is None else known.inward(latents)
+        loss = _mean_unknown((made - wanted).square(), torch.ones_like(sigma), known)
+        self.log("val/loss", self.finite(loss, "validation loss"), prog_bar=True, batch_size=len(latents), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """The bands of the diffusion loss are not filled here."""
+
+    def _made(self, latents: Tensor, labels: Mapping[str, Tensor], index: int) -> Tensor:
+        draws = self.draws("pictures", index)
+        known = self.objective.known_policy.draw(latents, draws)
+        like = latents if known is None else known.inward(latents)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.answer(self.average, x, sigma, dict(labels), known)
+
+        start = self._start(gaussian(like, draws))
+        made = renoise(denoise, start, self.objective.schedule.grid(self.lessons.calls), lambda step: gaussian(like, draws))
+        return made if known is None else known.outward(known.keep(made))
+
+
+def _mean_unknown(squares: Tensor, weight: Tensor, known: Known | None) -> Tensor:
+    """Squares (b, t, c, h, w) of the frames to be made -> weighted mean over the batch; scalar."""
+    per_frame = squares.mean(dim=(2, 3, 4))
+    unknown = torch.ones_like(per_frame) if known is None else known.unknown.to(per_frame)
+    per_window = (per_frame * unknown).sum(dim=1) / unknown.sum(dim=1).clamp(min=1)
+    return (weight.to(per_window) * per_window).mean()
+
+
+def _rows(known: Known | None, rows: Tensor) -> Known | None:
+    """Some of the windows of ``known``."""
+    if known is None:
+        return None
+    fields = {name: value[rows] if isinstance(value, Tensor) else value for name, value in vars(known).items()}
+    return type(known)(**fields)
