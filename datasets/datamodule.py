@@ -38,16 +38,21 @@ log = logging.getLogger(__name__)
 class EpochSampler(DistributedSampler):
     """Sample numbers that go on counting: no number comes twice in a training, whatever workers, ranks or restarts.
 
-    taken: how many samples were taken before, over all ranks and restarts; None = epoch * samples.
+    Ranks take whole batches in turn, 0, 1, ..., so that they see together, batch for batch, what one process sees that takes ``ranks``
+    times as many batches a step.
+
+    batch: samples that a rank takes at a time.   taken: how many samples were taken before, over all ranks and restarts; None =
+    epoch * samples.
     """
 
-    def __init__(self, samples: int, ranks: int = 1, rank: int = 0, taken: Callable[[], int] | None = None) -> None:
+    def __init__(self, samples: int, batch: int = 1, ranks: int = 1, rank: int = 0, taken: Callable[[], int] | None = None) -> None:
         super().__init__(range(samples), num_replicas=ranks, rank=rank, shuffle=False)  # type: ignore[arg-type]
-        self.samples, self.taken = samples, taken
+        self.samples, self.batch, self.taken = samples, batch, taken
 
     def __iter__(self) -> Iterator[int]:
         first = self.taken() if self.taken is not None else self.epoch * self.samples
-        return iter(first + number for number in super().__iter__())
+        turns = (divmod(number, self.batch) for number in range(len(self)))
+        return (first + (turn * self.num_replicas + self.rank) * self.batch + place for turn, place in turns)
 
 
 class ClipDataModule(L.LightningDataModule):
@@ -144,7 +149,7 @@ class ClipDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = EpochSampler(len(self.train_windows), ranks, rank, self._taken if self.trainer else None)
+        sampler = EpochSampler(len(self.train_windows), self.batch_size, ranks, rank, self._taken if self.trainer else None)
         return self._loader(self.train_windows, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader | list:

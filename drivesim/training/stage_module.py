@@ -1,7 +1,8 @@
 """What every training stage shares: one network with its running average, AdamW with warm-up and cosine, and counted randomness.
 
-Every random number of a step comes from a counter (seed, batch, rank), so a run that was killed and resumed draws what it would have drawn.
-This file does not know what is learned: losses live in ``diffusion_module.py`` and ``autoencoder_module.py``.
+Every random number of a step comes from a counter (seed, batch), so a run that was killed and resumed draws what it would have drawn.
+Batches are counted over all processes, round by round: n processes draw, batch for batch, what one process draws that takes n times as many
+batches a step. This file does not know what is learned: losses live in ``diffusion_module.py`` and ``autoencoder_module.py``.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class NonFiniteLossError(DrivesimError):
     """The loss or its gradient is not a number; the message names the step."""
 
 
-def generator_for(seed: int, stream: str, index: int, rank: int) -> torch.Generator:
+def generator_for(seed: int, stream: str, number: int) -> torch.Generator:
     """Random numbers of one batch, on the CPU: they depend on the counter alone, not on the device or on what was drawn before."""
-    counter = np.random.SeedSequence([seed, _STREAMS.index(stream), index, rank])
+    counter = np.random.SeedSequence([seed, _STREAMS.index(stream), number])
     return torch.Generator().manual_seed(int(counter.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
@@ -164,7 +165,9 @@ class StageModule(L.LightningModule):
         )
 
     def draws(self, stream: str, index: int) -> torch.Generator:
-        return generator_for(self.seed, stream, index, self.global_rank)
+        """Random numbers of this process's batch ``index``, which is number index * processes + rank of all."""
+        processes = self.trainer.world_size if self._trainer else 1
+        return generator_for(self.seed, stream, index * processes + self.global_rank)
 
     # checkpoints hold tensors and plain containers only
 
