@@ -15,12 +15,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from drivesim.datasets.sources.synthetic import make_road_world
-from drivesim.io.checkpoints import NETWORKS, UPSAMPLERS, load_checkpoint, save_network
+from drivesim.io.checkpoints import FAST, NETWORKS, UPSAMPLERS, load_checkpoint, save_network
 from drivesim.io.checkpoints import STAGES as NETWORK_STAGES
 from drivesim.training.run import train
 from drivesim.training.stage_module import StageModule
 
-STAGES = (*NETWORKS.values(), "5_decoder", *UPSAMPLERS.values())
+STAGES = (*NETWORKS.values(), *dict.fromkeys(FAST.values()), "4_interpolation_direct", "5_decoder", *UPSAMPLERS.values())
 PRESETS = ("toy", "mini", "rds")
 EXPERIMENTS = [*(f"{preset}/{stage}" for preset in PRESETS for stage in STAGES), "toy/detector", "mini/detector"]
 PARTS = ("module", "datamodule", "trainer", "callbacks", "loggers")
@@ -50,9 +50,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def earlier_stages(preset: str, out: Path) -> None:
     """Untrained networks where the autoencoder and the image stages would have exported theirs, and an upsampler."""
-    for name in ("autoencoder", "image", "upsampler_image", "upsampler_image_fast", "upsampler"):
+    for name in ("autoencoder", "image", "prediction", "interpolation", "upsampler_image", "upsampler_image_fast", "upsampler"):
         node = composed(f"{preset}/{NETWORK_STAGES[name]}", out=str(out)).module
-        wanted = node.autoencoder if name == "autoencoder" else node.network if name == "upsampler" else node.network.image
+        whole = name in ("prediction", "interpolation", "upsampler")
+        wanted = node.autoencoder if name == "autoencoder" else node.network if whole else node.network.image
         out.mkdir(parents=True, exist_ok=True)
         save_network(out / name, instantiate(wanted, _convert_="all"), {})
 
@@ -96,7 +97,7 @@ def test_rds_on_the_meta_device(stage: str):
             network = network.with_temporal(**config.preset.temporal_decoder) if stage == "5_decoder" else network
             assert network.decode(torch.empty(1, 6, 4, 16, 32)).shape == (1, 6, 3, 128, 256)
             return
-        node = config.module.network
+        node = composed(f"rds/{stage.removesuffix('_fast')}").module.network if stage in FAST.values() else config.module.network
         upsamples = stage in UPSAMPLERS.values()
         if "folder" in node.image:
             node.image = composed("rds/6_upsampler_image").module.network.image if upsamples else image
@@ -114,7 +115,7 @@ def test_toy_from_clips_to_a_checkpoint_folder(first_stage: str, clips: Path, tm
     """The five commands of the README, two steps each."""
     quick = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1", "module.optimization.warmup_steps=1"]
     for stage in STAGES:
-        one_call = stage in ("1_autoencoder", "5_decoder") or stage.endswith("_fast")
+        one_call = stage in ("1_autoencoder", "5_decoder") or stage.endswith(("_fast", "_direct"))
         sampling = [] if one_call else ["module.sampling_steps=2"]
         config = composed(f"toy/{stage}", f"first_stage={first_stage}", *quick, *sampling, data=str(clips), out=str(tmp_path))
         assert train(**built(config), max_minutes=config.max_minutes) == tmp_path

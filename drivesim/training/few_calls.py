@@ -46,7 +46,8 @@ class Lessons:
     calls: K, network calls of a window.   noise: scale of the noise that a student of one call is handed; 0 = none.
     mean_floor: at noise level sigma the distance to the recording counts max(1 - sigma^2, mean_floor) / sigma^2: a velocity's, less where
         little can be known.   box_weight: how much more it counts inside boxes.
-    adversarial_weight: push of the critic, in units of the push of the distances.   adversarial_from: step at which it comes in.
+    adversarial_weight: push of the critic, in units of the push of the distances.   balance_limit: how often it may be magnified for
+    that: a critic that has nothing to say yet must not shout.   adversarial_from: step from which it pushes; it learns from the first on.
     critic_scale: learning rate of the critic in units of the student's.   critic_noise: sigma that blurs the critic's sight.
     teacher_weight: of the distance to where the teacher's flow ends.   teacher_steps: of the teacher, for each call of the student.
     guidance, label_guidance: the teacher's (Eq. 4).
@@ -61,6 +62,7 @@ class Lessons:
     mean_floor: float = 0.1
     box_weight: float = 0.0
     adversarial_weight: float = 0.5
+    balance_limit: float = 2.0
     adversarial_from: int = 0
     critic_scale: float = 1.0
     critic_noise: float = 0.1
@@ -125,11 +127,12 @@ class FewCallModule(DiffusionModule):
         made = self.answer(self.network, noised, sigma, labels, known)
         terms = self._distances(made, noised, latents, sigma, labels, known)
         loss = sum(terms.values(), start=made.new_zeros(()))
-        if self.critic is not None and self.global_step >= self.lessons.adversarial_from:
+        if self.critic is not None:
             displeased, hinge = self._judged(made, latents, labels, known, draws)
             balance = self._balance(loss, displeased, made)
             terms |= {"adversarial": displeased, "critic": hinge, "balance": balance}
-            loss = loss + self.lessons.adversarial_weight * balance * displeased + hinge
+            push = self.lessons.adversarial_weight if self.global_step >= self.lessons.adversarial_from else 0.0
+            loss = loss + push * balance * displeased + hinge
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
         self.log("train/loss", loss, prog_bar=True)
         return self.counted(loss)
@@ -215,12 +218,11 @@ class FewCallModule(DiffusionModule):
         painted = raster_boxes(fold_time(labels["boxes"]), fold_time(labels["boxes_known"]), *like.shape[-2:])
         return unfold_time(painted, like.shape[1]).to(like)
 
-    @staticmethod
-    def _balance(distance: Tensor, displeased: Tensor, made: Tensor) -> Tensor:
-        """Ratio of the gradients that the distances and the critic have on what was made (Esser et al. 2021, Eq. 7), at most 10,000."""
+    def _balance(self, distance: Tensor, displeased: Tensor, made: Tensor) -> Tensor:
+        """Ratio of the gradients that the distances and the critic have on what was made (Esser et al. 2021, Eq. 7), within its limit."""
         (pull,) = torch.autograd.grad(distance, made, retain_graph=True)
         (push,) = torch.autograd.grad(displeased, made, retain_graph=True)
-        return (pull.norm() / push.norm().clamp(min=1e-12)).clamp(max=1e4).detach()
+        return (pull.norm() / push.norm().clamp(min=1e-12)).clamp(max=self.lessons.balance_limit).detach()
 
     # judging
 

@@ -1,0 +1,227 @@
+"""Few-call students: what they are shown, what they are pulled to, and what their teacher and their critic see."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drivesim.diffusion.frame_mask import Between, Known, endpoints, first_frames
+from drivesim.diffusion.noise import zero_terminal_cosine
+from drivesim.diffusion.objective import DiffusionObjective, EndPoints, FirstFrames
+from drivesim.errors import UsageError
+from drivesim.models.autoencoder import IdentityAutoencoder
+from drivesim.models.unet import ImageUNet
+from drivesim.models.video_unet import VideoUNet
+from drivesim.training.few_calls import FewCallModule, Lessons, window_critic
+from drivesim.training.learning_rate import Optimization
+
+SCHEDULE = zero_terminal_cosine()
+PLAIN = Lessons()
+
+
+def video(frames: int = 4) -> VideoUNet:
+    torch.manual_seed(0)
+    image = ImageUNet(3, 8, (1, 2), 1, (2,), head_channels=8, embedding=16)
+    return VideoUNet(image, 3, frames=frames, context="carried", context_channels=4, head_channels=8, embedding=16)
+
+
+class Answers(nn.Module):
+    """A network whose x0 is the same everywhere, whatever it is shown: velocity = (alpha x - x0) / sigma."""
+
+    context = "none"
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Any = None, context: Tensor | None = None) -> Tensor:
+        sigma = sigma.reshape(*sigma.shape, *[1] * (x.ndim - sigma.ndim))
+        return ((1 - sigma**2).clamp_min(0).sqrt() * x - self.value) / sigma
+
+
+def module(lessons: Lessons = PLAIN, policy: Any = None, network: nn.Module | None = None, **more: Any) -> FewCallModule:
+    objective = DiffusionObjective(SCHEDULE, "velocity", policy or FirstFrames())
+    settings: dict[str, Any] = {"part": "prediction_fast", "ema_decay": 0.5, "single_frames": 0.0, "label_dropout": 0.0, **more}
+    return FewCallModule(
+        lessons=lessons, network=network or video(), objective=objective, autoencoder=IdentityAutoencoder(),
+        optimization=Optimization(lr=1e-2), **settings,
+    )  # fmt: skip
+
+
+def batch(count: int = 4, frames: int = 4) -> dict[str, Any]:
+    draws = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([0.0, 0.25, 0.25, 0.5, 0.75, 1.0]).expand(count, frames, 1, 6)
+    labels = {"crowdedness": torch.ones(count, frames), "boxes": boxes, "boxes_known": torch.ones(count, frames, dtype=torch.bool)}
+    return {"latents": torch.randn(count, frames, 3, 8, 16, generator=draws), "labels": labels}
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def stepped(student: FewCallModule, monkeypatch: pytest.MonkeyPatch, steps: int) -> list[float]:
+    """Distances after each of some plain AdamW steps, no trainer around them."""
+    seen: list[dict[str, Tensor]] = []
+    monkeypatch.setattr(student, "log", lambda *words, **more: None)
+    monkeypatch.setattr(student, "log_dict", lambda values, **more: seen.append(values))
+    monkeypatch.setattr(FewCallModule, "global_rank", 0)
+    monkeypatch.setattr(FewCallModule, "global_step", 0)
+    optimizer = torch.optim.AdamW(student.trained_groups(), lr=5e-3)
+    for _ in range(steps):
+        student.batches = 0  # the same draws every time
+        optimizer.zero_grad()
+        student.training_step(batch(), 0).backward()
+        optimizer.step()
+    return [float(values["train/recorded"].detach()) for values in seen]
+
+
+def known(latents: Tensor, count: int = 2, level: float = 0.0) -> Known:
+    b, t = latents.shape[:2]
+    return Known(latents, first_frames(b, t, count), torch.full((b,), level), torch.randn_like(latents))
+
+
+def test_a_student_learns_while_teacher_and_critic_look_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = module(Lessons(calls=2, teacher_steps=1, adversarial_weight=0.1), teacher=video(), critic=window_critic(3, 4, 1))
+    teacher, critic = copy.deepcopy(student.teacher.state_dict()), copy.deepcopy(student.critic.state_dict())
+    distances = stepped(student, monkeypatch, 8)
+    assert distances[-1] < distances[0]
+    assert all(torch.equal(value, teacher[name]) for name, value in student.teacher.state_dict().items())
+    assert any(not torch.equal(value, critic[name]) for name, value in student.critic.state_dict().items())
+
+
+def test_the_levels_of_a_student_are_among_its_teachers() -> None:
+    for calls, steps in ((1, 4), (4, 4), (3, 5)):
+        torch.testing.assert_close(SCHEDULE.grid(calls * steps)[::steps], SCHEDULE.grid(calls))
+
+
+def test_inputs_lie_at_the_levels_of_the_student_and_every_level_is_met() -> None:
+    student, latents = module(Lessons(calls=4)), batch(8)["latents"]
+    noised, sigma = student._inputs(latents, {}, None, draws())
+    assert sorted(sigma.tolist(), reverse=True) == pytest.approx([level for level in student.levels.tolist() for _ in range(2)])
+    clean = (1 - sigma**2).clamp_min(0).sqrt()[:, None, None, None, None] * latents
+    spread = ((noised - clean) / sigma[:, None, None, None, None]).flatten(1).std(dim=1)
+    assert torch.allclose(spread, torch.ones(8), atol=0.1)
+
+
+def test_without_noise_a_student_of_one_call_is_handed_zeros() -> None:
+    noised, sigma = module(Lessons(calls=1, noise=0.0))._inputs(batch()["latents"], {}, None, draws())
+    assert torch.equal(noised, torch.zeros_like(noised)) and torch.equal(sigma, torch.ones(4))
+
+
+def test_own_answers_replace_recordings_wherever_there_is_a_level_before() -> None:
+    student, latents = module(Lessons(calls=2), network=Answers(0.25)), batch()["latents"]
+    place = torch.tensor([0, 1, 0, 1])
+    own = student._own(latents, place, {}, None, draws())
+    assert torch.equal(own[::2], latents[::2])
+    assert torch.allclose(own[1::2], torch.full_like(own[1::2], 0.25), atol=1e-5)
+
+
+def test_distances_are_weighted_by_how_much_can_be_known() -> None:
+    """Velocity weights 1 / sigma^2 times the share of signal, at least the floor; only frames to be made count."""
+    student, latents = module(Lessons(calls=4, mean_floor=0.2)), batch(2)["latents"]
+    told, sigma = known(latents), torch.tensor([1.0, 0.5])
+    made = told.keep(latents + 2.0)
+    distance = student._distances(made, latents, latents, sigma, {}, told)["recorded"]
+    assert distance.item() == pytest.approx(4.0 * (0.2 / 1.0 + 0.75 / 0.25) / 2, rel=1e-5)
+
+
+def test_boxes_count_more_but_a_frame_counts_as_before() -> None:
+    student, given = module(Lessons(box_weight=3.0)), batch()
+    weight = student._attention(given["latents"], given["labels"])
+    assert torch.allclose(weight.mean(dim=(-1, -2)), torch.ones(4, 4, 1))
+    assert weight[0, 0, 0, 4, 6] == pytest.approx(4 * float(weight[0, 0, 0, 0, 0]))
+    assert torch.equal(module(Lessons())._attention(given["latents"], given["labels"]), torch.ones(()))
+
+
+def test_the_teachers_flow_ends_where_its_answer_is() -> None:
+    student = module(Lessons(calls=4, teacher_steps=2, label_guidance=2.0, guidance=1.5), teacher=Answers(0.5))
+    latents, sigma = batch()["latents"], student.levels.float()
+    taught = student._taught(torch.randn_like(latents), sigma, batch()["labels"], None)
+    assert torch.allclose(taught, torch.full_like(taught, 0.5), atol=1e-4)
+    told = known(latents)
+    held = student._taught(torch.randn_like(latents), sigma, batch()["labels"], told)
+    assert torch.allclose(held[:, :2], latents[:, :2], atol=1e-5) and torch.allclose(
+        held[:, 2:], torch.full_like(held[:, 2:], 0.5), atol=1e-4
+    )
+
+
+def test_a_student_equal_to_its_teacher_is_not_pulled() -> None:
+    student = module(Lessons(calls=1, teacher_steps=1), network=Answers(0.5), teacher=Answers(0.5))
+    latents, sigma = batch()["latents"], torch.ones(4)
+    made = student.answer(student.network, latents, sigma, {}, None)
+    assert student._distances(made, latents, latents, sigma, {}, None)["teacher"].item() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_critic_cannot_tell_a_recording_from_itself() -> None:
+    """The same frames on both sides: the hinge losses add up to 2 where logits stay within -1..1."""
+    student, given = module(Lessons(critic_noise=0.0), critic=window_critic(3, 4, 1)), batch()
+    told = known(given["latents"])
+    with torch.no_grad():
+        displeased, hinge = student._judged(given["latents"], given["latents"], given["labels"], told, draws())
+    assert abs(float(displeased)) < 1 and hinge.item() == pytest.approx(2.0, abs=1e-5)
+
+
+def test_the_critic_sees_the_known_frames_whatever_was_made_of_them() -> None:
+    student, given = module(Lessons(critic_noise=0.0), critic=window_critic(3, 4, 1)), batch()
+    told, made = known(given["latents"]), torch.randn_like(given["latents"])
+    other = torch.where(told.mask[..., None, None, None], torch.zeros_like(made), made)
+    with torch.no_grad():
+        first, second = (student._judged(x, given["latents"], given["labels"], told, draws())[0] for x in (made, other))
+    assert torch.equal(first, second)
+
+
+def test_the_balance_makes_both_pushes_equally_strong() -> None:
+    made = torch.randn(2, 3, requires_grad=True)
+    for limit, expected in ((10.0, 3.0), (2.0, 2.0)):
+        balance = module(Lessons(balance_limit=limit))._balance(6.0 * made.sum(), 2.0 * made.sum(), made)
+        assert balance.item() == pytest.approx(expected)
+
+
+def test_the_image_network_that_was_trained_along_is_saved_once() -> None:
+    parts = module(image_part="image_fast").parts()
+    assert list(parts) == ["image_fast", "prediction_fast"] and parts["prediction_fast"].without == {"image.": "image_fast"}
+    assert parts["image_fast"].network is parts["prediction_fast"].network.image
+
+
+def test_settings_say_how_to_sample() -> None:
+    said = module(Lessons(calls=3)).settings()["prediction_fast"]
+    assert (
+        said["calls"] == 3
+        and said["noise"] == 1.0
+        and said["parameterization"] == "velocity"
+        and said["known"]["_target_"].endswith("FirstFrames")
+    )
+
+
+def test_a_new_network_between_two_frames_is_their_linear_mix() -> None:
+    student = module(Lessons(calls=1, noise=0.0), EndPoints(detail=0.5), video(5), part="interpolation")
+    latents = batch(2, 5)["latents"]
+    told = EndPoints(clean_share=1.0, detail=0.5).draw(latents, draws())
+    noised, sigma = student._inputs(latents, {}, told, draws())
+    made = told.outward(told.keep(student.answer(student.network, noised, sigma, {}, told)))
+    share = torch.linspace(0, 1, 5)[None, :, None, None, None]
+    assert torch.allclose(made, latents[:, :1] * (1 - share) + latents[:, -1:] * share, atol=1e-5)
+
+
+def test_between_goes_in_and_out() -> None:
+    latents = torch.randn(2, 5, 3, 4, 4)
+    between = Between(latents, endpoints(2, 5), torch.tensor([0.0, 0.3]), torch.randn_like(latents), 0.5)
+    inside = between.inward(latents)
+    assert torch.allclose(between.outward(inside), latents, atol=1e-5)
+    assert torch.equal(inside[:, [0, -1]], latents[:, [0, -1]])
+    assert torch.allclose(inside[0, 2] * 0.5, latents[0, 2] - (latents[0, 0] + latents[0, 4]) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"calls": 0}, {"noise": 0.0}, {"noise": -0.1, "calls": 1}, {"own_share": 1.5}, {"critic_noise": 1.0}])
+def test_lessons_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Lessons(**wrong)
+
+
+def test_a_detail_that_cannot_be() -> None:
+    with pytest.raises(UsageError, match="above 0"):
+        EndPoints(detail=0.0)
