@@ -36,7 +36,7 @@ class JudgedFrame:
 
     asked: float32 (n, 4), x1, y1, x2, y2 in 0..1.   ignore: bool (n,).   found: float32 (m, 4).   score: float32 (m,).
     known: whether anybody said which boxes there are; frames without are never matched.   night, crowdedness: as requested, NaN = unknown.
-    night_found: probability of night that the detector gives.
+    night_found: probability of night that the detector gives.   clip_id: whose frame it is.
     """
 
     drive: str
@@ -48,6 +48,7 @@ class JudgedFrame:
     night: float = float("nan")
     crowdedness: float = float("nan")
     night_found: float = float("nan")
+    clip_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,9 @@ def drift_report(
 
     Returns:
         {"bins": [{"start_s", "end_s", "n" (frames), "clips", "frechet", "kernel"}], "last_minus_first": {"kernel", "frechet"} (intervals
-        over clips and real drives), "span_s", "signals": {name: {"times_s", "mean", "low", "high", "last_over_first" (interval), "real":
-        {"mean", "low", "high"}}}, "events": {"freezes", "cuts", "repeats", "minutes"}, "rules", "network", "clips", "marks"}. Bounds that
-        are unknown are NaN.
+        over clips and real drives), "first" (both distances of the first span), "span_s", "signals": {name: {"times_s", "mean", "low",
+        "high", "last_over_first" (interval), "real": {"mean", "low", "high"}}}, "events": {"freezes", "cuts", "repeats", "minutes"},
+        "rules", "network", "clips", "marks"}. Bounds that are unknown are NaN.
 
     Raises:
         UsageError: no long clip, no frames at the rules' rate, another kind of network.   DrivesimError: nothing could be read.
@@ -106,6 +106,7 @@ def drift_report(
     report = {
         "bins": _bins(clips, np.concatenate(known.features), rules),
         "last_minus_first": _changes(some, known, span, rules),
+        "first": _distances(np.concatenate([frames for clip in some for frames in clip.features[:span]]), np.concatenate(known.features)),
         "span_s": span * rules.bin_s,
         "signals": _signals(clips, some, known, span, rules),
         "events": _events(clips),
@@ -180,9 +181,12 @@ def _bins(clips: Sequence[_Clip], real: np.ndarray, rules: DriftRules) -> list[d
         there = [clip.features[number] for clip in clips if number < len(clip.features)]
         frames = np.concatenate(there)
         times = {"start_s": number * rules.bin_s, "end_s": (number + 1) * rules.bin_s}
-        distances = {"frechet": frechet_distance(frames, real), "kernel": kernel_distance(frames, real)}
-        bins.append({**times, "n": len(frames), "clips": len(there), **distances})
+        bins.append({**times, "n": len(frames), "clips": len(there), **_distances(frames, real)})
     return bins
+
+
+def _distances(frames: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    return {"frechet": frechet_distance(frames, real), "kernel": kernel_distance(frames, real)}
 
 
 def _changes(clips: Sequence[_Clip], real: _Real, span: int, rules: DriftRules) -> dict[str, Any]:
@@ -236,9 +240,7 @@ def _later(key: str, value: float | None, start_s: float) -> float | None:
     return round(value + start_s, 3) if value is not None and key.endswith("_s") else value
 
 
-def _marks(
-    clips: Sequence[_Clip], some: Sequence[_Clip], real: _Real, span: int, network: FeatureNetwork, rules: DriftRules
-) -> list[str]:
+def _marks(clips: Sequence[_Clip], some: Sequence[_Clip], real: _Real, span: int, network: FeatureNetwork, rules: DriftRules) -> list[str]:
     marks = []
     if len({clip.drive for clip in some}) < 2:
         marks.append("drift: one clip only, so intervals and bands are unknown; roll out more seeds")

@@ -30,7 +30,7 @@ from .boxes import HEIGHT, MIN_HEIGHT, SIZES, JudgedFrame, Matches, average_prec
 from .footage import Footage, Shot
 from .label_plot import plot_labels
 
-__all__ = ["JUDGE", "Judge", "label_report", "look", "other_boxes", "summary", "table_rows"]
+__all__ = ["JUDGE", "Judge", "label_report", "look", "other_boxes", "reconstruction", "summary", "table_rows", "tall"]
 
 JUDGE = WEIGHTS / "detector" / "detector"
 FRAMES_PER_SECOND = 1.875
@@ -108,7 +108,7 @@ def _judged(
         boxes = track.boxes.where((track.boxes.frame == frame) & (track.boxes.category < len(VEHICLES)))
         yield JudgedFrame(
             shot.drive, boxes.xyxy, boxes.ignore, vehicles.xyxy.numpy(), vehicles.score.numpy(), bool(track.boxes_known[frame]),
-            float(track.values["time_of_day"][frame]), float(track.values["crowdedness"][frame]), detections.night,
+            float(track.values["time_of_day"][frame]), float(track.values["crowdedness"][frame]), detections.night, shot.clip_id,
         )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def summary(frames: Sequence[JudgedFrame], threshold: float) -> dict[str, float 
     false_per_empty_frame: vehicles of at least 12 px found per frame of which it is known that it holds none.   time_of_day_agreement:
     share of frames whose time of day the detector agrees with.   crowdedness_correlation: Pearson's, requested against counted.
     """
-    empty = [_tall(frame, threshold) for frame in frames if frame.known and not len(frame.asked)]
+    empty = [tall(frame, threshold) for frame in frames if frame.known and not len(frame.asked)]
     told = [(frame.night_found > 0.5) == (frame.night == 1) for frame in frames if np.isfinite(frame.night)]
     pairs = np.array([(f.crowdedness, (f.score >= threshold).sum()) for f in frames if np.isfinite(f.crowdedness)], np.float64)
     varied = len(pairs) > 2 and bool((np.ptp(pairs, axis=0) > 0).all())
@@ -194,7 +194,8 @@ def summary(frames: Sequence[JudgedFrame], threshold: float) -> dict[str, float 
     }
 
 
-def _tall(frame: JudgedFrame, threshold: float) -> int:
+def tall(frame: JudgedFrame, threshold: float) -> int:
+    """Vehicles of at least MIN_HEIGHT pixels that are found in a frame with a score of at least ``threshold``."""
     high = (frame.found[:, 3] - frame.found[:, 1]) * HEIGHT >= MIN_HEIGHT
     return int((high & (frame.score >= threshold)).sum())
 
