@@ -86,7 +86,9 @@ class VideoUNet(nn.Module):
             as c_S through learned downsampling into every temporal convolution; "carried": both, with c_S carried on into unknown frames.
         alpha: one mix per "frame" (the paper's driving models) or one "scalar" a layer.
         labels: scalar labels the temporal layers are told.
-        attention_sites: paths that get temporal attention; None for all that the image network offers.
+        conv_sites: paths that get a temporal convolution; None for all that the image network offers.
+        attention_sites: paths that get temporal attention: None for all that the image network offers for it; any site without a
+            convolution may be named besides.
         context_channels: channels of the encoded context.   head_channels: of one attention head.   embedding: D.
     """
 
@@ -98,6 +100,7 @@ class VideoUNet(nn.Module):
         context: Literal["slots", "encoder", "carried"] = "slots",
         alpha: Literal["frame", "scalar"] = "frame",
         labels: Sequence[str] = ("ego_speed_mps", "ego_yaw_rate_radps", "fps"),
+        conv_sites: Sequence[str] | None = None,
         attention_sites: Sequence[str] | None = None,
         context_channels: int = 64,
         head_channels: int = 32,
@@ -107,17 +110,23 @@ class VideoUNet(nn.Module):
         _check_choice("context", context, ("slots", "encoder", "carried"))
         _check_choice("alpha", alpha, ("frame", "scalar"))
         self.recipe = recipe(
-            self, image=image, channels=channels, frames=frames, context=context, alpha=alpha, labels=labels,
+            self, image=image, channels=channels, frames=frames, context=context, alpha=alpha, labels=labels, conv_sites=conv_sites,
             attention_sites=attention_sites, context_channels=context_channels, head_channels=head_channels, embedding=embedding,
         )  # fmt: skip
         self.context, self.frames = context, frames
         self.image = image
         fixed = frames if alpha == "frame" else None
         width = context_channels if context != "slots" else 0
+        sites, offered = self.image.sites(), self.image.attention_sites()
         layers: dict[str, TemporalLayer] = {
-            path: TemporalConvBlock(size, embedding, width, fixed, image.norm_kind) for path, size in self.image.sites().items()
+            path: TemporalConvBlock(size, embedding, width, fixed, image.norm_kind)
+            for path, size in _chosen("convolution", sites, conv_sites).items()
         }
-        for path, size in _chosen(self.image.attention_sites(), attention_sites).items():
+        if context == "encoder" and not layers:
+            raise ValueError("context 'encoder' comes in through temporal convolutions: leave some in conv_sites, or take 'slots'")
+        free = {path: size for path, size in sites.items() if path not in layers}
+        wanted = list(offered) if attention_sites is None else attention_sites
+        for path, size in _chosen("attention", {**free, **offered}, wanted).items():
             layers[path] = TemporalAttention(size, head_channels, fixed)
         encoder = ContextEncoder(channels + 2, context_channels, self.image.levels) if width else None
         self.temporal = TemporalLayers(layers, labels, embedding, encoder)
@@ -180,10 +189,10 @@ def _per_frame(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma if sigma.ndim == 2 else sigma[:, None].expand(x.shape[:2])
 
 
-def _chosen(offered: dict[str, int], wanted: Sequence[str] | None) -> dict[str, int]:
+def _chosen(what: str, offered: dict[str, int], wanted: Sequence[str] | None) -> dict[str, int]:
     missing = [path for path in wanted or () if path not in offered]
     if missing:
-        raise ValueError(f"no attention site {missing[0]!r}: the image network offers {', '.join(offered)}")
+        raise ValueError(f"no {what} site {missing[0]!r}: there are {', '.join(offered)}")
     return offered if wanted is None else {path: offered[path] for path in wanted}
 
 
