@@ -63,6 +63,7 @@ def rollout(
     seed: Annotated[int | None, flag("0", "Same seed, same video.")] = None,
     checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
     device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
+    quality: Annotated[str | None, flag("fast where the checkpoint has it", "fast: networks of few calls. full: of many.")] = None,
     fit: Annotated[str | None, flag("no limit", "Memory to stay within, such as 16GB: sizes are chosen for it.")] = None,
     upsample: Annotated[bool, typer.Option("--upsample", help="Four times as high and wide: 512x1024 with mini.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier rollout in --out.")] = False,
@@ -74,7 +75,7 @@ def rollout(
 
     flags = dict(minutes=minutes, out=out, time_of_day=time_of_day, crowdedness=crowdedness, boxes=boxes, start=start, fps=fps)
     flags |= dict(seed=seed, checkpoint=checkpoint, device=device, overwrite=overwrite or None, resume=resume or None)
-    return run({**flags, "upsample": upsample or None, "fit": fit}, words or [])
+    return run({**flags, "rollout.quality": quality, "upsample": upsample or None, "fit": fit}, words or [])
 
 
 @app.command()

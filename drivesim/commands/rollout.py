@@ -22,6 +22,7 @@ from drivesim.errors import UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint
 from drivesim.labels import LABELS, Scenario
 from drivesim.simulation.inputs import read_boxes, read_start
+from drivesim.simulation.quality import rollout_settings
 from drivesim.simulation.recorder import Progress, Recording, check_folder, finished, record
 from drivesim.simulation.rollout_state import read_state
 from drivesim.simulation.scenarios import TrackBank, sample_scenario
@@ -60,6 +61,7 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
     out = check_folder(config.out or next_folder(Path("rollouts")), config.overwrite or config.resume)
     device = pick_device(str(config.device))
     checkpoint = load_checkpoint(str(config.checkpoint))
+    config.rollout.quality = _settings(config, checkpoint).quality  # from here on chosen, and kept for whoever resumes
     if config.fit is not None:
         enlarging = upsampler_settings(config, checkpoint) if config.upsample else None
         print(fit_config(config, checkpoint, _settings(config, checkpoint), enlarging, device.type))
@@ -136,7 +138,7 @@ def _duration(minutes: Any) -> float:
 def _settings(config: DictConfig, checkpoint: Checkpoint) -> RolloutSettings:
     wishes = OmegaConf.to_container(config.rollout)
     assert isinstance(wishes, dict)
-    return RolloutSettings.of(checkpoint.settings.get("rollout", {}), **{"fps": config.fps, **wishes})
+    return rollout_settings(checkpoint, **{"fps": config.fps, **wishes})
 
 
 def _upsampler(config: DictConfig, checkpoint: Checkpoint, simulator: Simulator, seed: int) -> Upsampler:

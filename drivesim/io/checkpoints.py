@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,19 +25,21 @@ from drivesim.recipes import RecipeError, build
 
 from .atomic import replacing, write_json
 
-__all__ = ["FORMAT", "NETWORKS", "STAGES", "UPSAMPLERS", "VERSION", "Checkpoint", "CheckpointError", "file_hash", "load_checkpoint",
-           "load_network", "save_network", "save_settings"]  # fmt: skip
+__all__ = ["FAST", "FORMAT", "NETWORKS", "STAGES", "UPSAMPLERS", "VERSION", "Checkpoint", "CheckpointError", "file_hash",
+           "load_checkpoint", "load_network", "save_network", "save_settings"]  # fmt: skip
 
 FORMAT = "drivesim-checkpoint"
 VERSION = 1
 NETWORKS = {"autoencoder": "1_autoencoder", "image": "2_image", "prediction": "3_prediction", "interpolation": "4_interpolation"}
 """Networks of a full checkpoint folder and the training stage that makes each."""
+FAST = {"image_fast": "3_prediction_fast", "prediction_fast": "3_prediction_fast", "interpolation_fast": "4_interpolation_fast"}
+"""Networks that a folder may hold beside those or instead: the same in few calls."""
 UPSAMPLERS = {
     "upsampler_image": "6_upsampler_image", "upsampler": "6_upsampler",
     "upsampler_image_fast": "6_upsampler_image_fast", "upsampler_fast": "6_upsampler_fast",
 }  # fmt: skip
 """Networks that a folder may hold besides: 4x upsampling frame by frame and over time, in many calls and in one."""
-STAGES = {**NETWORKS, **UPSAMPLERS}
+STAGES = {**NETWORKS, **FAST, **UPSAMPLERS}
 PRESETS = ("mini", "rds", "toy")
 WEIGHTS = Path(drivesim.__file__).parent / "weights"
 
@@ -154,9 +156,14 @@ class Checkpoint:
         Raises:
             CheckpointError: it is not in the folder, or its files do not fit.
         """
-        if name not in self.networks:
-            raise CheckpointError(_missing(self.folder, [name]))
+        self.demand([name])
         return self.networks[name]
+
+    def demand(self, names: Collection[str]) -> None:
+        """Raises CheckpointError where the folder does not hold all of these networks; names those missing and what makes them."""
+        missing = [name for name in names if not _holds(self.folder, name)]
+        if missing:
+            raise CheckpointError(_missing(self.folder, missing))
 
     @cached_property
     def hash(self) -> str:
@@ -172,16 +179,18 @@ class Checkpoint:
         return self.folder / "tracks.parquet"
 
 
-def load_checkpoint(folder: str | Path = "mini", need: tuple[str, ...] = tuple(NETWORKS)) -> Checkpoint:
+def load_checkpoint(folder: str | Path = "mini", need: tuple[str, ...] | None = None) -> Checkpoint:
     """Open a checkpoint folder, or weights inside the package by preset name ("mini").
 
-    need: networks that must be there; () opens a folder whose training has only begun.
+    need: networks that must be there; () opens a folder whose training has only begun, None asks for one of each of NETWORKS, the plain
+    one or that of few calls.
 
     Raises:
         CheckpointError: no such folder, no or unknown model.json, or files missing (all are named, with the command that makes them).
     """
     folder = _resolve(folder)
-    missing = [name for name in need if not all(path.is_file() for path in _files(folder / name))]
+    served = (name for name in NETWORKS if not _holds(folder, f"{name}_fast"))
+    missing = [name for name in (served if need is None else need) if not _holds(folder, name)]
     if missing or not (folder / "model.json").is_file():
         raise CheckpointError(_missing(folder, missing))
     settings = _read_json(folder / "model.json")
@@ -197,11 +206,15 @@ def _resolve(folder: str | Path) -> Path:
     return WEIGHTS / folder if bare and not Path(folder).is_dir() else Path(folder)
 
 
+def _holds(folder: Path, name: str) -> bool:
+    return all(path.is_file() for path in _files(folder / name))
+
+
 def _missing(folder: Path, names: list[str]) -> str:
     files = [f"{name}{suffix}" for name in names for suffix in (".safetensors", ".json") if not (folder / f"{name}{suffix}").is_file()]
     files = files if (folder / "model.json").is_file() else ["model.json", *files]
     preset = folder.name if folder.parent == WEIGHTS else "mini"
-    stages = [STAGES[name] for name in names if name in STAGES] or [NETWORKS["autoencoder"]]
+    stages = dict.fromkeys(STAGES[name] for name in names if name in STAGES) or [NETWORKS["autoencoder"]]
     what = "no weights" if folder.is_dir() else "no weights: no such checkpoint folder"
     out = Path("runs") / preset if folder.parent == WEIGHTS else folder  # nobody trains into an installed package
     commands = "; ".join(f"drivesim train experiment={preset}/{stage} data=CLIPS out={out}" for stage in stages)

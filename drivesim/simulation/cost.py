@@ -26,6 +26,7 @@ from drivesim.recipes import build
 from drivesim.simulation.accelerate import HEAVY, PRECISIONS
 from drivesim.simulation.fill import PassSettings
 from drivesim.simulation.plan import FACTOR, decode_chunks, plan_rollout
+from drivesim.simulation.quality import pass_networks
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.trace import Call, trace
 from drivesim.simulation.upsample import CHOICES, UpsamplerSettings, spans
@@ -52,6 +53,7 @@ class Costs:
     ) -> None:
         self.model, self.settings, self.upsampling, self._given = model, settings, upsampling, networks
         self._known: dict[Any, Call] = {}
+        self.serving = pass_networks(model, networks, settings.quality)
         self.enlarger = None if upsampling is None else upsampling.network or next(name for name in CHOICES if name in networks)
         self.networks = {name: _lowered(networks[name], self._precision(name)) for name in self._loaded(networks)}
         self.autoencoder: Any = self.networks["autoencoder"]
@@ -59,7 +61,7 @@ class Costs:
         self.frame_shape = (int(model["height"]), int(model["width"]))
         channels = int(self.autoencoder.latent_channels)  # type: ignore[arg-type]
         self.latent_shape = (channels, *(length // size for length in self.frame_shape))
-        self.window = int(self.networks["prediction"].frames)  # type: ignore[arg-type]
+        self.window = int(self.networks[self.serving["keyframes"].name].frames)  # type: ignore[arg-type]
 
     def resized(self, settings: RolloutSettings, upsampling: UpsamplerSettings | None) -> Costs:
         """The same networks with other sizes of batch, chunk and tile, or without upsampling; what has been traced is not traced again."""
@@ -76,13 +78,18 @@ class Costs:
         )  # fmt: skip
 
     def _loaded(self, networks: Mapping[str, nn.Module]) -> list[str]:
-        between = ["interpolation"] if self.settings.fps > float(self.model["keyframe_fps"]) else []
-        wanted = ["autoencoder", "image", "prediction", *between, *([self.enlarger] if self.enlarger else [])]
+        passes = [kind for kind in self.serving if kind != "interpolation" or self.interpolates]
+        wanted = ["autoencoder", *(self.serving[kind].name for kind in passes), *([self.enlarger] if self.enlarger else [])]
         return [name for name in wanted if name in networks]
 
     def _precision(self, name: str) -> str:
         own = self.upsampling.precision if self.upsampling is not None and name == self.enlarger else None
         return own or self.settings.precision
+
+    @property
+    def interpolates(self) -> bool:
+        """Are there frames between keyframes?"""
+        return self.settings.fps > float(self.model["keyframe_fps"])
 
     @property
     def weights(self) -> dict[str, int]:
@@ -103,7 +110,7 @@ class Costs:
 
     def keyframes(self) -> Call:
         """One window of keyframes."""
-        return self._windows("prediction", 1, self.window)
+        return self._windows("keyframes", 1, self.window)
 
     def interpolation(self, batch: int = 1) -> Call:
         """Windows between ``batch`` pairs of neighbours."""
@@ -141,7 +148,7 @@ class Costs:
     def live(self) -> int:
         """Bytes alive at once in the pass that needs most, with the sizes of the settings."""
         passes = [self.image().live, self.keyframes().live, self.decode_live(self.settings.decode_frames)]
-        passes += [self.interpolation_live(self.settings.batch)] if "interpolation" in self.networks else []
+        passes += [self.interpolation_live(self.settings.batch)] if self.interpolates else []
         return max(passes + ([self.enlarge(self.upsampling.tile).live] if self.upsampling is not None else []))
 
     def waiting(self, frames: int | None = None) -> int:
@@ -164,11 +171,11 @@ class Costs:
         pairs = sum(plan.level_frames(level) - 1 for level in range(plan.levels))
         chunks = list(decode_chunks(plan.frames, settings.decode_frames, int(self.autoencoder.receptive_frames)))
         decoded = sum(chunk.last_in - chunk.first_in for chunk in chunks)
-        steps = {name: _calls(settings.of_pass(name)) for name in ("image", "keyframes", "interpolation_1")}
+        steps = {kind: _calls(network.settings(settings, kind)) for kind, network in self.serving.items()}
         result = {"image": steps["image"] * self.image().flop}
         result["keyframes"] = sum(1 for _ in plan.windows()) * steps["keyframes"] * self.keyframes().flop
         if pairs:
-            result["interpolation"] = pairs * steps["interpolation_1"] * self.interpolation().flop
+            result["interpolation"] = pairs * steps["interpolation"] * self.interpolation().flop
         result["decode"] = decoded / (1 + 2 * int(self.autoencoder.receptive_frames)) * self.decode().flop
         if self.upsampling is not None:
             result["upsampling"] = self._enlarging(plan.frames, self.upsampling)
@@ -187,16 +194,18 @@ class Costs:
         network: Any = self.networks[str(self.enlarger)]
         return network if isinstance(network, VideoUNet) else FrameByFrame(network)
 
-    def _windows(self, name: str, batch: int, frames: int) -> Call:
+    def _windows(self, kind: str, batch: int, frames: int) -> Call:
         """One network call of a pass over windows of latents; what is known is told as at the start of a rollout."""
-        network: Any = self.networks[name] if name != "image" else FrameByFrame(self.networks[name])  # type: ignore[arg-type]
+        serving = self.serving[kind]
+        network: Any = self.networks[serving.name]
+        network = FrameByFrame(network) if kind == "image" else network
 
         def call() -> Tensor:
             x = torch.zeros(batch, frames, *self.latent_shape)
             known = Known(x, torch.zeros(batch, frames, dtype=torch.bool), torch.zeros(batch), x) if frames > 1 else None
-            return window_denoiser(network, str(self.model["parameterization"]), {}, known)(x, torch.ones(batch))
+            return window_denoiser(network, serving.parameterization, {}, known)(x, torch.ones(batch))
 
-        return self._once((name, batch), call)
+        return self._once((serving.name, batch), call)
 
     def _once(self, key: tuple[Any, ...], call: Callable[[], Any]) -> Call:
         """``call`` traced; the first element of ``key`` names the network, "decode" the autoencoder."""

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivesim.diffusion.denoiser import window_denoiser
-from drivesim.diffusion.frame_mask import Known, LowResolution
+from drivesim.diffusion.denoiser import Denoiser, window_denoiser
+from drivesim.diffusion.frame_mask import Between, Known, LowResolution
 from drivesim.diffusion.noise import NoiseSchedule
-from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError
+from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError, renoise
 
 __all__ = ["PASSES", "Context", "Filler", "PassSettings", "draw_noise", "null_labels"]
 
@@ -30,7 +30,7 @@ Labels = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class PassSettings:
-    """How one pass samples. guidance: scale of Eq. 4 (1 = one network call, no guidance). label_guidance: s_l (1 = none)."""
+    """How one pass samples. sampler: a name of SAMPLERS, or "renoise" for networks of few calls. guidance: scale of Eq. 4 (1 = one network call, no guidance). label_guidance: s_l (1 = none)."""
 
     sampler: str
     steps: int
@@ -49,7 +49,10 @@ class Context:
 
 
 def draw_noise(seed: int, stage: str, windows: Sequence[int], shape: Sequence[int], part: int = 0) -> Tensor:
-    """Standard normal float32 (b, *shape) on the CPU, one row per window number. part: 0 the start of sampling, 1 the context's noise."""
+    """Standard normal float32 (b, *shape) on the CPU, one row per window number.
+
+    part: 0 the start of sampling, 1 the context's noise, 2 + k what ``renoise`` adds after step k.
+    """
     rows = [torch.randn(tuple(shape), generator=_generator(seed, stage, window, part)) for window in windows]
     return torch.stack(rows)
 
@@ -69,12 +72,17 @@ def null_labels(labels: Labels) -> Labels:
 
 @dataclass(frozen=True)
 class Filler:
-    """Noise schedule and parameterization of a checkpoint, bound to a device; called once per batch of windows."""
+    """What a checkpoint says of a network's noise, bound to a device; called once per batch of windows.
+
+    scale: of the noise that sampling begins with.   detail: see ``Between``; None = whole frames are diffused.
+    """
 
     schedule: NoiseSchedule
     parameterization: str
     seed: int
     device: torch.device
+    scale: float = 1.0
+    detail: float | None = None
 
     def __call__(
         self, network: nn.Module, stage: str, windows: Sequence[int], shape: Sequence[int], labels: Labels, settings: PassSettings,
@@ -91,16 +99,26 @@ class Filler:
         Raises:
             NonFiniteError: a step of the sampler was not finite; the message names the pass and its windows.
         """
-        noise = draw_noise(self.seed, stage, windows, shape).to(self.device)
         known = self._known(stage, windows, context, settings)
         denoiser = window_denoiser(
             network, self.parameterization, labels, known,
             context_scale=settings.guidance, label_scale=settings.label_guidance, null_labels=null_labels(labels),
         )  # fmt: skip
         try:
-            return SAMPLERS[settings.sampler](denoiser, noise, self.schedule.grid(settings.steps))
+            x0 = self._sample(denoiser, stage, windows, shape, settings)
         except NonFiniteError as error:
             raise NonFiniteError(f"pass {stage}, windows {windows[0]} to {windows[-1]}: {error}") from error
+        return x0 if known is None else known.outward(known.keep(x0))
+
+    def _sample(self, denoiser: Denoiser, stage: str, windows: Sequence[int], shape: Sequence[int], settings: PassSettings) -> Tensor:
+        def noise(part: int) -> Tensor:
+            return draw_noise(self.seed, stage, windows, shape, part).to(self.device)
+
+        start = self.scale * noise(0) if self.scale else torch.zeros(len(windows), *shape, device=self.device)
+        grid = self.schedule.grid(settings.steps)
+        if settings.sampler == "renoise":
+            return renoise(denoiser, start, grid, lambda step: noise(2 + step))
+        return SAMPLERS[settings.sampler](denoiser, start, grid)
 
     def enlarge(
         self, network: nn.Module, low: Tensor, noise: Tensor, low_noise: Tensor, detail: float, settings: PassSettings
@@ -129,4 +147,9 @@ class Filler:
         values = context.values
         noise = draw_noise(self.seed, stage, windows, values.shape[1:], part=1).to(self.device)
         level = torch.full((len(values),), settings.context_level, device=self.device)
-        return Known(values=values, mask=context.mask, level=level, noise=noise)
+        return known_of(Known(values, context.mask, level, noise), self.detail)
+
+
+def known_of(known: Known, detail: float | None) -> Known:
+    """The same frames, for a network that makes whole frames (None) or what they have beside a mixture of both ends."""
+    return known if detail is None else Between(known.values, known.mask, known.level, known.noise, detail)

@@ -165,6 +165,7 @@ def describe(simulator: Simulator, scenario: Scenario, start: np.ndarray | None 
         },
         "start_frames": 0 if start is None else len(start.reshape(-1, *start.shape[-3:])),
         "settings": asdict(simulator.settings),
+        "passes": simulator.passes(),
         "device": str(simulator.device),
         "threads": torch.get_num_threads(),
     }

@@ -13,7 +13,10 @@ from drivesim.errors import UsageError
 from drivesim.simulation.accelerate import check_choices
 from drivesim.simulation.fill import PassSettings
 
-__all__ = ["RolloutSettings", "merged"]
+__all__ = ["QUALITIES", "RolloutSettings", "merged"]
+
+QUALITIES = ("fast", "full")
+"""See ``quality``."""
 
 
 def merged(group: str, known: Sequence[str], defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,6 +38,8 @@ def merged(group: str, known: Sequence[str], defaults: Mapping[str, Any], overri
 class RolloutSettings:
     """How to sample; a checkpoint's model.json holds the defaults under "rollout". guidance: Eq. 4 for keyframes (1 = one call)."""
 
+    quality: str = "full"
+    """Which networks serve: see ``quality``."""
     fps: float = 7.5
     sampler: str = "dpmpp_2m"
     steps_image: int = 24
@@ -56,6 +61,8 @@ class RolloutSettings:
     """See ``accelerate``."""
 
     def __post_init__(self) -> None:
+        if self.quality not in QUALITIES:
+            raise UsageError(f"quality must be {' or '.join(QUALITIES)}, not {self.quality!r}")
         if self.sampler not in SAMPLERS:
             raise UsageError(f"rollout.sampler must be one of {', '.join(SAMPLERS)}, not {self.sampler!r}")
         for name in ("steps_image", "steps_keyframes", "steps_interpolation", "batch", "decode_frames", "max_boxes"):
@@ -79,7 +86,7 @@ class RolloutSettings:
         return cls(**merged("rollout", [item.name for item in fields(cls)], defaults, overrides))
 
     def of_pass(self, stage: str) -> PassSettings:
-        """How the pass ``stage`` (a name of ``PASSES``) samples: rollouts and benchmarks ask here, so that they cannot differ."""
+        """How an ordinary network samples in the pass ``stage``, a name of ``PASSES``; ``PassNetwork.settings`` knows whether it is one."""
         if stage == "image":
             return PassSettings(self.sampler, self.steps_image, label_guidance=self.label_guidance)
         if stage == "keyframes":

@@ -11,7 +11,7 @@ bit. This file does not know files, videos or progress bars.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
@@ -26,12 +26,12 @@ from drivesim.labels import LabelTrack, Scenario
 from drivesim.models.autoencoder import Autoencoder, IdentityAutoencoder
 from drivesim.models.unet import ImageNetwork
 from drivesim.models.video_unet import FrameByFrame, VideoUNet
-from drivesim.recipes import build
 from drivesim.shapes import as_bytes, as_floats
 from drivesim.simulation.accelerate import accelerate
 from drivesim.simulation.device import Stopwatch, pick_device
-from drivesim.simulation.fill import Context, Filler
+from drivesim.simulation.fill import Context
 from drivesim.simulation.plan import FACTOR, Chunk, RolloutPlan, Window, decode_chunks, plan_rollout
+from drivesim.simulation.quality import pass_networks
 from drivesim.simulation.scenarios import ScenarioLabels
 from drivesim.simulation.settings import RolloutSettings
 
@@ -74,11 +74,15 @@ class Simulator:
         model = checkpoint.settings
         self.height, self.width = int(model["height"]), int(model["width"])
         self.keyframe_fps = float(model["keyframe_fps"])
-        self.schedule = build(model["schedule"])
+        self.networks = pass_networks(model, list(checkpoint.networks), settings.quality)
+        """Pass ("image", "keyframes", "interpolation") -> what serves it."""
+        passes = [kind for kind in self.networks if kind != "interpolation" or settings.fps > self.keyframe_fps]
+        checkpoint.demand(["autoencoder", *(self.networks[kind].name for kind in passes)])
         self.autoencoder: Autoencoder | IdentityAutoencoder = self._network("autoencoder", Autoencoder, IdentityAutoencoder)
-        self.image = FrameByFrame(self._network("image", ImageNetwork))
-        self.prediction: VideoUNet = self._network("prediction", VideoUNet)
-        self.interpolation: VideoUNet | None = self._network("interpolation", VideoUNet) if settings.fps > self.keyframe_fps else None
+        self.image = FrameByFrame(self._network(self.networks["image"].name, ImageNetwork))
+        self.prediction: VideoUNet = self._network(self.networks["keyframes"].name, VideoUNet)
+        between = self.networks["interpolation"].name
+        self.interpolation: VideoUNet | None = self._network(between, VideoUNet) if "interpolation" in passes else None
         size = self.autoencoder.downsample
         self.latent_shape = (self.autoencoder.latent_channels, self.height // size, self.width // size)
 
@@ -88,6 +92,24 @@ class Simulator:
             wanted = " or ".join(kind.__name__ for kind in kinds)
             raise DrivesimError(f"{self.checkpoint.folder / name}: holds a {type(network).__name__}, not a {wanted}; export it again")
         return accelerate(network, self.settings.precision, self.settings.compile).to(self.device)
+
+    def fill(
+        self, stage: str, seed: int, windows: Sequence[int], shape: Sequence[int], labels: dict[str, Tensor], context: Context | None = None
+    ) -> Tensor:
+        """Windows of the pass ``stage`` by the network that serves it, sampled as the settings say; otherwise as ``Filler``."""
+        kind = stage.partition("_")[0]
+        serving = self.networks[kind]
+        network = {"image": self.image, "keyframes": self.prediction, "interpolation": self.interpolation}[kind]
+        if network is None:
+            raise DrivesimError("this simulator was built for keyframes only")
+        filler, settings = serving.filler(seed, self.device), serving.settings(self.settings, stage)
+        return filler(network, stage, windows, shape, labels, settings, context)
+
+    def passes(self) -> dict[str, dict[str, Any]]:
+        """Pass -> the network that serves it, its sampler and network calls a window, for people and rollout.json."""
+        made = [kind for kind in self.networks if kind != "interpolation" or self.interpolation is not None]
+        told = {kind: self.networks[kind].settings(self.settings, kind) for kind in made}
+        return {kind: {"network": self.networks[kind].name, "sampler": how.sampler, "steps": how.steps} for kind, how in told.items()}
 
     def plan(self, scenario: Scenario, given: int = 1) -> RolloutPlan:
         """The integers of a rollout of ``scenario``; given: keyframes that it starts from.
@@ -134,8 +156,7 @@ class _Run:
     def __init__(self, simulator: Simulator, scenario: Scenario, plan: RolloutPlan, journal: KeyframeJournal) -> None:
         self.simulator, self.plan, self.settings, self.journal = simulator, plan, simulator.settings, journal
         self.labels = simulator.labels(scenario)
-        parameterization = str(simulator.checkpoint.settings["parameterization"])
-        self.fill = Filler(simulator.schedule, parameterization, scenario.seed, simulator.device)
+        self.seed = scenario.seed
         self.timed = simulator.stopwatch.timed
 
     @torch.inference_mode()
@@ -178,10 +199,9 @@ class _Run:
         return latents
 
     def _first_frame(self) -> Tensor:
-        settings = self.settings.of_pass("image")
         with self.timed("image"):
             labels = self._told(range(1), self.plan.keyframe_fps)
-            return self.fill(self.simulator.image, "image", [0], (1, *self.simulator.latent_shape), labels, settings)[0]
+            return self.simulator.fill("image", self.seed, [0], (1, *self.simulator.latent_shape), labels)[0]
 
     def _encoded(self, start: np.ndarray) -> Tensor:
         with self.timed("image"):
@@ -190,14 +210,12 @@ class _Run:
 
     def _window(self, window: Window, recent: Tensor) -> Tensor:
         """The keyframes that ``window`` makes, (kept, c, h, w)."""
-        settings = self.settings.of_pass("keyframes")
         with self.timed("keyframes"):
             labels = self._told(range(window.first, window.first + window.size), self.plan.keyframe_fps)
             values = recent.new_zeros(1, window.size, *recent.shape[1:])
             values[:, : window.known] = recent[-window.known :]
             mask = torch.arange(window.size, device=recent.device)[None] < window.known
-            shape, context = values.shape[1:], Context(values, mask)
-            latents = self.fill(self.simulator.prediction, "keyframes", [window.index], shape, labels, settings, context)
+            latents = self.simulator.fill("keyframes", self.seed, [window.index], values.shape[1:], labels, Context(values, mask))
         return latents[0, window.known : window.known + window.kept]
 
     # interpolation
@@ -217,9 +235,6 @@ class _Run:
         """(n + 1, c, h, w) neighbours of ``level``, the first one being its frame ``first`` -> (4 n, c, h, w): all that follows it."""
         count, size = len(ends) - 1, FACTOR + 1
         fps, numbers = self.plan.level_fps(level + 1), range(first, first + count)
-        network = self.simulator.interpolation
-        if network is None:
-            raise DrivesimError("this simulator was built for keyframes only")
         with self.timed("interpolation"):
             rows = FACTOR * np.arange(count)[:, None] + np.arange(size)  # neighbouring windows share their ends
             labels = self._told(range(FACTOR * first, FACTOR * (first + count) + 1), fps, rows)
@@ -228,7 +243,7 @@ class _Run:
             mask = torch.zeros(count, size, dtype=torch.bool, device=ends.device)
             mask[:, [0, -1]] = True
             stage, context = f"interpolation_{level + 1}", Context(values, mask)
-            latents = self.fill(network, stage, numbers, values.shape[1:], labels, self.settings.of_pass(stage), context)
+            latents = self.simulator.fill(stage, self.seed, numbers, values.shape[1:], labels, context)
         return latents[:, 1:].flatten(0, 1)
 
     # decoding

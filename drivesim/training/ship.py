@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from drivesim.io.checkpoints import NETWORKS, UPSAMPLERS, load_checkpoint, save_network, save_settings
+from drivesim.io.checkpoints import FAST, NETWORKS, UPSAMPLERS, load_checkpoint, save_network, save_settings
 
-SHIPPED = (*NETWORKS, "upsampler_fast")
+SHIPPED = (*NETWORKS, *FAST, "upsampler_fast")
 """Networks that a rollout may read; of the upsamplers only the one that is quick enough."""
 
 __all__ = ["ship"]
@@ -35,7 +35,8 @@ def ship(folder: Path, out: Path) -> int:
     for name in (name for name in SHIPPED if name in checkpoint.networks):
         described = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         metadata = described.get("metadata", {})
-        borrowed = {prefix: described[prefix.rstrip(".")] for prefix in described.get("without", ())}
+        lenders = {prefix: described[prefix.rstrip(".")] for prefix in described.get("without", ())}
+        borrowed = {prefix: lender for prefix, lender in lenders.items() if lender in SHIPPED}
         named = [Path(root).name for root in metadata.get("data", [])]  # where the clips lay is nobody's business
         save_network(out / name, checkpoint.network(name), {**metadata, "data": named}, torch.float16, borrowed)
     left = [name for name in UPSAMPLERS if name not in SHIPPED]

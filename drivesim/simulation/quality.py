@@ -1,0 +1,145 @@
+"""Which network serves which pass of a rollout, and how it samples there.
+
+``fast`` takes the networks of few calls that a checkpoint holds (``prediction_fast`` and the like) and the plain ones where it holds none;
+``full`` takes the plain ones. What is said here comes from the names of networks and from model.json; no network is looked into. An entry
+of model.json under a network's own name says of it:
+
+    schedule, parameterization   the noise that it has learned; without them the checkpoint's
+    known                        a recipe: with "detail", it makes only what frames have beside a mixture of both ends (``Between``)
+    calls                        how many it needs; without them it is an ordinary network
+    noise                        scale of the noise that sampling begins with (few calls only), 1 where nothing is said
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from drivesim.diffusion.noise import NoiseSchedule
+from drivesim.errors import DrivesimError, UsageError
+from drivesim.io.checkpoints import FAST
+from drivesim.recipes import build
+from drivesim.simulation.fill import Filler, PassSettings
+from drivesim.simulation.settings import QUALITIES, RolloutSettings
+
+__all__ = ["NETWORK_OF", "Described", "PassNetwork", "pass_networks", "qualities_of", "rollout_settings"]
+
+NETWORK_OF = {"image": "image", "keyframes": "prediction", "interpolation": "interpolation"}
+"""Pass -> the plain name of the network that serves it."""
+GUIDED = {"guidance": ("keyframes",), "label_guidance": ("image", "keyframes")}
+"""Setting -> the passes that it is for."""
+
+
+class Described(Protocol):
+    """A checkpoint, or what one would be: what model.json says, and networks by name."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def networks(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class PassNetwork:
+    """The network that serves a pass. calls: None = an ordinary network.   scale, detail: see ``Filler``."""
+
+    name: str
+    schedule: NoiseSchedule
+    parameterization: str
+    calls: int | None = None
+    scale: float = 1.0
+    detail: float | None = None
+
+    def filler(self, seed: int, device: torch.device) -> Filler:
+        """The door to the samplers for this network."""
+        return Filler(self.schedule, self.parameterization, seed, device, self.scale, self.detail)
+
+    def settings(self, rollout: RolloutSettings, stage: str) -> PassSettings:
+        """How it samples in the pass ``stage``, a name of ``PASSES``; guidance is built into a network of few calls."""
+        plain = rollout.of_pass(stage)
+        return plain if self.calls is None else replace(plain, sampler="renoise", guidance=1.0, label_guidance=1.0)
+
+
+def pass_networks(model: Mapping[str, Any], names: Collection[str], quality: str) -> dict[str, PassNetwork]:
+    """Pass (a key of NETWORK_OF) -> what serves it.
+
+    Args:
+        model: what model.json says.   names: of the networks that there are.   quality: one of QUALITIES.
+
+    Raises:
+        DrivesimError: model.json says too little of a network.
+    """
+    there = set(names)
+    fast = {plain: f"{plain}_fast" for plain in NETWORK_OF.values() if quality == "fast" and f"{plain}_fast" in there}
+    return {kind: _told(model, fast.get(plain, plain)) for kind, plain in NETWORK_OF.items()}
+
+
+def _told(model: Mapping[str, Any], name: str) -> PassNetwork:
+    # stage 3_prediction_fast makes both and may tell of them once
+    entry = model.get(name, model.get("prediction_fast", {}) if name == "image_fast" else {})
+    said = {**model, **entry}
+    missing = [key for key in ("schedule", "parameterization") if key not in said]
+    missing += ["calls"] if name in FAST and "calls" not in entry else []
+    if missing:
+        raise DrivesimError(f"model.json does not say {', '.join(missing)} of the network {name}; export it again")
+    return PassNetwork(
+        name, build(said["schedule"]), str(said["parameterization"]), entry.get("calls"), float(entry.get("noise", 1.0)),
+        entry.get("known", {}).get("detail"),
+    )  # fmt: skip
+
+
+def qualities_of(names: Collection[str]) -> tuple[str, ...]:
+    """Those of QUALITIES that can be had from networks of these names; the first one is taken where nobody asks for one."""
+    return QUALITIES if set(FAST) & set(names) else ("full",)
+
+
+def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes: Any) -> RolloutSettings:
+    """A checkpoint's settings in a quality, with the user's wishes on top.
+
+    Args:
+        quality: None = ``fast`` where the checkpoint holds networks of few calls, else ``full``.   wishes: None = no wish.
+
+    Raises:
+        UsageError: no such quality, none of few calls in this checkpoint, a wish that its networks cannot fulfil, or whatever
+            ``RolloutSettings`` refuses.
+        DrivesimError: model.json says too little of a network.
+    """
+    offered = qualities_of(list(checkpoint.networks))
+    quality = quality or offered[0]
+    if quality in QUALITIES and quality not in offered:
+        preset = checkpoint.settings.get("preset", "PRESET")
+        raise UsageError(
+            f"this checkpoint ({preset}) holds no networks of few calls: leave --quality fast out, or make them with: "
+            f"drivesim train experiment={preset}/{FAST['prediction_fast']} data=CLIPS out=FOLDER"
+        )
+    defaults = {**checkpoint.settings.get("rollout", {}), "quality": quality}
+    if quality not in QUALITIES:
+        return RolloutSettings.of(defaults)
+    serving = pass_networks(checkpoint.settings, list(checkpoint.networks), quality)
+    few = {kind: network for kind, network in serving.items() if network.calls is not None}
+    defaults |= {f"steps_{kind}": network.calls for kind, network in few.items()}
+    defaults |= {name: 1.0 for name, passes in GUIDED.items() if all(kind in few for kind in passes)}
+    chosen = RolloutSettings.of(defaults, **{**wishes, "quality": quality})
+    _check(chosen, few, wishes)
+    return chosen
+
+
+def _check(chosen: RolloutSettings, few: Mapping[str, PassNetwork], wishes: Mapping[str, Any]) -> None:
+    """Can networks of few calls do what was asked of them?"""
+    for name, passes in GUIDED.items():
+        refusing = [few[kind].name for kind in passes if kind in few]
+        if refusing and wishes.get(name) not in (None, 1):
+            raise UsageError(
+                f"rollout.{name}={wishes[name]}: {' and '.join(refusing)} was distilled with its guidance, which cannot be chosen any more; "
+                "take --quality full for that"
+            )
+    for kind, network in few.items():
+        steps = getattr(chosen, f"steps_{kind}")
+        if network.scale != 1 and steps != 1:
+            raise UsageError(f"rollout.steps_{kind}={steps}: {network.name} begins without noise, so it makes one call; take 1")
+    if len(few) == len(NETWORK_OF) and wishes.get("sampler") is not None:
+        raise UsageError(f"rollout.sampler={wishes['sampler']}: networks of few calls have their own; take --quality full for that")
