@@ -48,6 +48,7 @@ class Lessons:
         little can be known.   box_weight: how much more it counts inside boxes.
     adversarial_weight: push of the critic, in units of the push of the distances.   balance_limit: how often it may be magnified for
     that: a critic that has nothing to say yet must not shout.   adversarial_from: step from which it pushes; it learns from the first on.
+    adversarial_below: it judges answers to noise up to this sigma only, 1 = all: what lies beyond is invented, and takes long to learn.
     critic_scale: learning rate of the critic in units of the student's.   critic_noise: sigma that blurs the critic's sight.
     teacher_weight: of the distance to where the teacher's flow ends.   teacher_steps: of the teacher, for each call of the student.
     guidance, label_guidance: the teacher's (Eq. 4).
@@ -64,6 +65,7 @@ class Lessons:
     adversarial_weight: float = 0.5
     balance_limit: float = 2.0
     adversarial_from: int = 0
+    adversarial_below: float = 1.0
     critic_scale: float = 1.0
     critic_noise: float = 0.1
     teacher_weight: float = 1.0
@@ -127,8 +129,10 @@ class FewCallModule(DiffusionModule):
         made = self.answer(self.network, noised, sigma, labels, known)
         terms = self._distances(made, noised, latents, sigma, labels, known)
         loss = sum(terms.values(), start=made.new_zeros(()))
-        if self.critic is not None:
-            displeased, hinge = self._judged(made, latents, labels, known, draws)
+        rows = sigma <= self.lessons.adversarial_below
+        if self.critic is not None and rows.any():
+            seen = {name: value[rows] for name, value in labels.items()}
+            displeased, hinge = self._judged(made[rows], latents[rows], seen, _rows(known, rows), draws)
             balance = self._balance(loss, displeased, made)
             terms |= {"adversarial": displeased, "critic": hinge, "balance": balance}
             push = self.lessons.adversarial_weight if self.global_step >= self.lessons.adversarial_from else 0.0
