@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from gaussians import Gaussian, draw
 from torch import Tensor, nn
 
 from drivesim.diffusion.frame_mask import Between, Known, endpoints, first_frames
 from drivesim.diffusion.noise import zero_terminal_cosine
 from drivesim.diffusion.objective import DiffusionObjective, EndPoints, FirstFrames
+from drivesim.diffusion.samplers import ddim, dpmpp_2m
 from drivesim.errors import UsageError
 from drivesim.models.autoencoder import IdentityAutoencoder
 from drivesim.models.unet import ImageUNet
 from drivesim.models.video_unet import VideoUNet
-from drivesim.training.few_calls import FewCallModule, Lessons, window_critic
+from drivesim.training.few_calls import FewCallModule, Lessons, leading_to, window_critic
 from drivesim.training.learning_rate import Optimization
 
 SCHEDULE = zero_terminal_cosine()
@@ -149,6 +151,25 @@ def test_the_teachers_flow_ends_where_its_answer_is() -> None:
     )
 
 
+def test_one_ddim_step_of_the_student_leads_where_the_teachers_steps_do() -> None:
+    """Against an exact Gaussian: the answer that is wanted carries DDIM in one step as far as the teacher went in many."""
+    data, grid = Gaussian(mean=0.7, deviation=0.4), SCHEDULE.grid(8)
+    noised = draw(0, 2, 3, 1, 4, 4)
+    for first in (0, 2, 4, 6):
+        path = grid[first : first + 3]
+        reached = dpmpp_2m(data, noised, path)
+        wanted = leading_to(reached, noised, path)
+        torch.testing.assert_close(ddim(lambda x, sigma, x0=wanted: x0, noised, path[[0, -1]]), reached)
+
+
+def test_a_student_of_steps_equals_its_teacher_of_one_step() -> None:
+    """With as many steps as the student has calls, the teacher's DDIM answer is the student's own."""
+    student = module(Lessons(calls=4, teacher_steps=1, sampler="ddim", recorded_weight=0.0), network=Answers(0.5), teacher=Answers(0.5))
+    latents, sigma = batch()["latents"], student.levels.float()
+    made = student.answer(student.network, latents, sigma, {}, None)
+    assert student._distances(made, latents, latents, sigma, {}, None)["teacher"].item() == pytest.approx(0.0, abs=1e-8)
+
+
 def test_a_student_equal_to_its_teacher_is_not_pulled() -> None:
     student = module(Lessons(calls=1, teacher_steps=1), network=Answers(0.5), teacher=Answers(0.5))
     latents, sigma = batch()["latents"], torch.ones(4)
@@ -188,7 +209,9 @@ def test_the_image_network_that_was_trained_along_is_saved_once() -> None:
 
 
 def test_settings_say_how_to_sample() -> None:
-    said = module(Lessons(calls=3)).settings()["prediction_fast"]
+    said = module(Lessons(calls=3), image_part="image_fast").settings()
+    assert said["image_fast"] == said["prediction_fast"]
+    said = said["prediction_fast"]
     assert (
         said["calls"] == 3
         and said["noise"] == 1.0
@@ -216,7 +239,9 @@ def test_between_goes_in_and_out() -> None:
     assert torch.allclose(inside[0, 2] * 0.5, latents[0, 2] - (latents[0, 0] + latents[0, 4]) / 2, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"calls": 0}, {"noise": 0.0}, {"noise": -0.1, "calls": 1}, {"own_share": 1.5}, {"critic_noise": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"calls": 0}, {"sampler": "dpm"}, {"noise": 0.0}, {"noise": -0.1, "calls": 1}, {"own_share": 1.5}, {"critic_noise": 1.0}]
+)
 def test_lessons_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Lessons(**wrong)

@@ -8,6 +8,7 @@ of model.json under a network's own name says of it:
     known                        a recipe: with "detail", it makes only what frames have beside a mixture of both ends (``Between``)
     calls                        how many it needs; without them it is an ordinary network
     noise                        scale of the noise that sampling begins with (few calls only), 1 where nothing is said
+    sampler                      that it was taught for (few calls only), renoise where nothing is said
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class PassNetwork:
-    """The network that serves a pass. calls: None = an ordinary network.   scale, detail: see ``Filler``."""
+    """The network that serves a pass. calls: None = an ordinary network.   scale, detail: see ``Filler``.   sampler: of few calls."""
 
     name: str
     schedule: NoiseSchedule
@@ -53,6 +54,7 @@ class PassNetwork:
     calls: int | None = None
     scale: float = 1.0
     detail: float | None = None
+    sampler: str = "renoise"
 
     def filler(self, seed: int, device: torch.device) -> Filler:
         """The door to the samplers for this network."""
@@ -61,7 +63,7 @@ class PassNetwork:
     def settings(self, rollout: RolloutSettings, stage: str) -> PassSettings:
         """How it samples in the pass ``stage``, a name of ``PASSES``; guidance is built into a network of few calls."""
         plain = rollout.of_pass(stage)
-        return plain if self.calls is None else replace(plain, sampler="renoise", guidance=1.0, label_guidance=1.0)
+        return plain if self.calls is None else replace(plain, sampler=self.sampler, guidance=1.0, label_guidance=1.0)
 
 
 def pass_networks(model: Mapping[str, Any], names: Collection[str], quality: str) -> dict[str, PassNetwork]:
@@ -88,13 +90,15 @@ def _told(model: Mapping[str, Any], name: str) -> PassNetwork:
         raise DrivesimError(f"model.json does not say {', '.join(missing)} of the network {name}; export it again")
     return PassNetwork(
         name, build(said["schedule"]), str(said["parameterization"]), entry.get("calls"), float(entry.get("noise", 1.0)),
-        entry.get("known", {}).get("detail"),
+        entry.get("known", {}).get("detail"), str(entry.get("sampler", "renoise")),
     )  # fmt: skip
 
 
 def qualities_of(names: Collection[str]) -> tuple[str, ...]:
-    """Those of QUALITIES that can be had from networks of these names; the first one is taken where nobody asks for one."""
-    return QUALITIES if set(FAST) & set(names) else ("full",)
+    """Those of QUALITIES that there are networks of these names for; the first one is taken where nobody asks for one."""
+    there = set(names)
+    having = {"fast": bool(set(FAST) & there), "full": set(NETWORK_OF.values()) <= there}
+    return tuple(quality for quality in QUALITIES if having[quality]) or ("full",)
 
 
 def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes: Any) -> RolloutSettings:
@@ -110,7 +114,7 @@ def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes
     """
     offered = qualities_of(list(checkpoint.networks))
     quality = quality or offered[0]
-    if quality in QUALITIES and quality not in offered:
+    if quality == "fast" and "fast" not in offered:
         preset = checkpoint.settings.get("preset", "PRESET")
         raise UsageError(
             f"this checkpoint ({preset}) holds no networks of few calls: leave --quality fast out, or make them with: "
@@ -134,8 +138,8 @@ def _check(chosen: RolloutSettings, few: Mapping[str, PassNetwork], wishes: Mapp
         refusing = [few[kind].name for kind in passes if kind in few]
         if refusing and wishes.get(name) not in (None, 1):
             raise UsageError(
-                f"rollout.{name}={wishes[name]}: {' and '.join(refusing)} was distilled with its guidance, which cannot be chosen any more; "
-                "take --quality full for that"
+                f"rollout.{name}={wishes[name]}: {' and '.join(refusing)} was distilled with guidance of its own, which "
+                "cannot be chosen any more; take --quality full for that"
             )
     for kind, network in few.items():
         steps = getattr(chosen, f"steps_{kind}")

@@ -1,11 +1,12 @@
 """Distillation of latent networks to few calls: a student that answers each of a handful of noise levels with a finished window.
 
-Sampled by ``samplers.renoise``, a student meets recorded or made windows noised to one of its levels. What it answers is drawn to the
-recording (less so the noisier its input, where the mean of all answers would be a blur), must please a critic that sees the known frames
-and the boxes beside it (Sauer et al. 2023 and 2024: adversarial diffusion distillation, in latents), and, where there is a teacher, must
-be where the teacher's guided probability flow ends (Song et al. 2023, Eq. 8, with the end of the flow as target; Meng et al. 2023 for the
-guidance baked in). ``own_share`` of the batches start from the student's own answer at the level before, as sampling does. This file does
-not know configuration, files or how windows are read.
+A student meets recorded or made windows noised to one of its levels. What it answers is drawn to the recording (less so the noisier its
+input, where the mean of all answers would be a blur), must please a critic that sees the known frames and the boxes beside it (Sauer et al.
+2023 and 2024: adversarial diffusion distillation, in latents), and, where there is a teacher, must be where the teacher's guided
+probability flow ends, or lead to where that flow is one level further (Salimans and Ho 2022: progressive distillation; Meng et al. 2023 for
+the guidance baked in). A student that learned the end of the flow is sampled by ``samplers.renoise``, one that learned its steps by DDIM.
+``own_share`` of the batches start from the student's own answer at the level before, as ``renoise`` does. This file does not know
+configuration, files or how windows are read.
 
 Legend: B batch   T frames   C channels   H, W height and width of latents   K calls
 """
@@ -34,7 +35,7 @@ from drivesim.training.diffusion_module import DiffusionModule, single_frames
 from drivesim.training.freeze import weight_groups
 from drivesim.training.stage_module import Batch
 
-__all__ = ["FewCallModule", "Lessons", "window_critic"]
+__all__ = ["FewCallModule", "Lessons", "leading_to", "window_critic"]
 
 Labels = dict[str, Tensor]
 
@@ -44,8 +45,9 @@ class Lessons:
     """What a student learns from.
 
     calls: K, network calls of a window.   noise: scale of the noise that a student of one call is handed; 0 = none.
-    mean_floor: at noise level sigma the distance to the recording counts max(1 - sigma^2, mean_floor) / sigma^2: a velocity's, less where
-        little can be known.   box_weight: how much more it counts inside boxes.
+    sampler: "renoise" or "ddim", and so what the teacher shows: the end of its flow, or the next level of it.
+    recorded_weight: of the distance to the recording, which at noise level sigma counts max(1 - sigma^2, mean_floor) / sigma^2: a
+    velocity's, less where little can be known.   box_weight: how much more it counts inside boxes.
     adversarial_weight: push of the critic, in units of the push of the distances.   balance_limit: how often it may be magnified for
     that: a critic that has nothing to say yet must not shout.   adversarial_from: step from which it pushes; it learns from the first on.
     adversarial_below: it judges answers to noise up to this sigma only, 1 = all: what lies beyond is invented, and takes long to learn.
@@ -60,6 +62,8 @@ class Lessons:
 
     calls: int = 4
     noise: float = 1.0
+    sampler: str = "renoise"
+    recorded_weight: float = 1.0
     mean_floor: float = 0.1
     box_weight: float = 0.0
     adversarial_weight: float = 0.5
@@ -79,6 +83,8 @@ class Lessons:
             raise UsageError(f"a student needs calls >= 1 and teacher_steps >= 1, not {self.calls} and {self.teacher_steps}")
         if not 0 <= self.noise <= 1 or (self.noise < 1 and self.calls > 1):
             raise UsageError(f"only a student of one call can be handed less noise than there is: noise={self.noise}, calls={self.calls}")
+        if self.sampler not in ("renoise", "ddim"):
+            raise UsageError(f"a student of few calls is sampled by renoise or ddim, not {self.sampler!r}")
         if not (0 <= self.own_share <= 1 and 0 <= self.critic_noise < 1):
             raise UsageError(f"own_share lies in 0..1 and critic_noise below 1, not {self.own_share} and {self.critic_noise}")
 
@@ -106,7 +112,9 @@ class FewCallModule(DiffusionModule):
         """Noise levels of the student's inputs, float64 (K,), falling."""
 
     def settings(self) -> dict[str, Any]:
-        return {str(self.told): {**self.objective.described(), "calls": self.lessons.calls, "noise": self.lessons.noise}}
+        lessons = self.lessons
+        said = {"calls": lessons.calls, "noise": lessons.noise, "sampler": lessons.sampler}
+        return {name: {**self.objective.described(), **said} for name in (self.told, self.image_part) if name is not None}
 
     def trained_groups(self) -> list[dict[str, Any]]:
         decay = self.optimization.weight_decay
@@ -171,7 +179,7 @@ class FewCallModule(DiffusionModule):
     ) -> dict[str, Tensor]:
         """Weighted squared distances of the frames to be made to the recording and to the end of the teacher's flow."""
         wanted = latents if known is None else known.inward(latents)
-        weight = alpha_of(sigma).square().clamp(min=self.lessons.mean_floor) / sigma.square()
+        weight = self.lessons.recorded_weight * alpha_of(sigma).square().clamp(min=self.lessons.mean_floor) / sigma.square()
         where = self._attention(made, labels)
         terms = {"recorded": _mean_unknown(where * (made - wanted).square(), weight, known)}
         if self.teacher is not None and self.lessons.teacher_weight > 0:
@@ -189,7 +197,11 @@ class FewCallModule(DiffusionModule):
 
     @torch.no_grad()
     def _taught(self, noised: Tensor, sigma: Tensor, labels: Labels, known: Known | None) -> Tensor:
-        """Where the teacher's guided flow carries noised windows, level by level: the student's levels are among the teacher's."""
+        """The answers that lead where the teacher's guided flow does. The student's levels are among the teacher's.
+
+        For "renoise" that is the end of the flow; for "ddim" the x0 whose DDIM step ends where the teacher's steps to the next level do
+        (Salimans and Ho 2022, Algorithm 2).
+        """
         assert self.teacher is not None
         lessons, taught = self.lessons, torch.empty_like(noised)
         grid = self.objective.schedule.grid(lessons.calls * lessons.teacher_steps)
@@ -201,7 +213,10 @@ class FewCallModule(DiffusionModule):
                     self.teacher, self.objective.parameterization, told, _rows(known, rows),
                     context_scale=lessons.guidance, label_scale=lessons.label_guidance, null_labels=drop_labels(told, 1.0),
                 )  # fmt: skip
-                taught[rows] = SAMPLERS["dpmpp_2m"](denoiser, noised[rows], grid[place * lessons.teacher_steps :]).to(taught)
+                first, steps = place * lessons.teacher_steps, lessons.teacher_steps if lessons.sampler == "ddim" else None
+                path = grid[first : None if steps is None else first + steps + 1]
+                reached = SAMPLERS["dpmpp_2m"](denoiser, noised[rows], path)
+                taught[rows] = leading_to(reached, noised[rows], path).to(taught)
         return taught
 
     # the critic
@@ -252,9 +267,19 @@ class FewCallModule(DiffusionModule):
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             return self.answer(self.average, x, sigma, dict(labels), known)
 
-        start = self._start(gaussian(like, draws))
-        made = renoise(denoise, start, self.objective.schedule.grid(self.lessons.calls), lambda step: gaussian(like, draws))
+        start, grid = self._start(gaussian(like, draws)), self.objective.schedule.grid(self.lessons.calls)
+        if self.lessons.sampler == "ddim":
+            made = SAMPLERS["ddim"](denoise, start, grid)
+        else:
+            made = renoise(denoise, start, grid, lambda step: gaussian(like, draws))
         return made if known is None else known.outward(known.keep(made))
+
+
+def leading_to(reached: Tensor, noised: Tensor, path: Tensor) -> Tensor:
+    """The x0 whose one DDIM step from ``noised`` at the first sigma of ``path`` ends in ``reached`` at its last one: like ``reached``."""
+    (alpha, alpha_next), (sigma, sigma_next) = alpha_of(path[[0, -1]]).tolist(), path[[0, -1]].tolist()
+    share = sigma_next / sigma
+    return (reached - share * noised) / (alpha_next - share * alpha)
 
 
 def _mean_unknown(squares: Tensor, weight: Tensor, known: Known | None) -> Tensor:
