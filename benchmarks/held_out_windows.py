@@ -26,9 +26,9 @@ from drivesim.datasets.clips import ClipDataset, EveryWindow, FrameReader, table
 from drivesim.datasets.windows import WindowSpec
 from drivesim.io.checkpoints import load_checkpoint
 from drivesim.shapes import as_floats, fold_time, unfold_time
-from drivesim.simulation.fill import Context, Filler
+from drivesim.simulation.fill import Context
 from drivesim.simulation.plan import FACTOR
-from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.quality import rollout_settings
 from drivesim.simulation.simulator import Simulator
 
 BATCH = 4
@@ -53,10 +53,10 @@ class Judge:
     simulator: Simulator
 
     @classmethod
-    def of(cls, checkpoint: str | Path, device: str = "cpu") -> Judge:
+    def of(cls, checkpoint: str | Path, device: str = "cpu", quality: str | None = None) -> Judge:
         """A checkpoint with the settings it ships with."""
         loaded = load_checkpoint(checkpoint)
-        return cls(Simulator(loaded, RolloutSettings.of(loaded.settings.get("rollout", {})), device))
+        return cls(Simulator(loaded, rollout_settings(loaded, quality), device))
 
     def windows(self, root: Path, split: str, frames: int, fps: float, limit: int, tolerance: float = 0.1) -> Iterator[Held]:
         """Disjoint held-out windows, at most ``limit``, evenly spread; none where no clip has a whole stride near ``fps``."""
@@ -84,12 +84,9 @@ class Judge:
 
     def fill(self, name: str, number: int, latents: Tensor, mask: Tensor, labels: dict[str, Tensor]) -> Tensor:
         """Latents with the frames outside ``mask`` (t,) made by the network of that pass."""
-        simulator = self.simulator
-        filler = Filler(simulator.schedule, simulator.checkpoint.settings["parameterization"], 0, simulator.device)
-        network = simulator.prediction if name == "keyframes" else simulator.interpolation
         context = Context(latents, mask.to(latents.device).expand(latents.shape[:2]))
         windows = range(number, number + len(latents))
-        return filler(network, name, list(windows), latents.shape[1:], labels, simulator.settings.of_pass(name), context)
+        return self.simulator.fill(name, 0, list(windows), latents.shape[1:], labels, context)
 
     def between(self, held: Held, latents: Tensor, stage: str) -> dict[str, Tensor]:
         """Windows of FACTOR + 1 frames and their latents, of which only the first and the last are used -> CANDIDATES, (b, t, 3, H, W)."""

@@ -21,8 +21,9 @@ from drivesim.eval.paired import Comparison, compare
 from drivesim.eval.signals import measure
 from drivesim.io.checkpoints import load_checkpoint
 from drivesim.labels import Boxes, LabelTrack, Scenario, count_vehicles
+from drivesim.simulation.quality import rollout_settings
 from drivesim.simulation.scenarios import TrackBank, sample_scenario
-from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.settings import QUALITIES
 from drivesim.simulation.simulator import Simulator, pick_device
 
 COLUMNS = {
@@ -105,6 +106,7 @@ def verdict(rows: list[dict[str, float]]) -> dict[str, Comparison]:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="mini")
+    parser.add_argument("--quality", choices=QUALITIES, help="default: as `drivesim rollout`")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--crowdedness", type=float, default=12.0)
@@ -112,7 +114,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="JSON to write")
     arguments = parser.parse_args(words)
     checkpoint = load_checkpoint(arguments.checkpoint)
-    settings = RolloutSettings.of(checkpoint.settings.get("rollout", {}))
+    settings = rollout_settings(checkpoint, arguments.quality)
     simulator, bank = Simulator(checkpoint, settings, pick_device(arguments.device)), TrackBank.load(checkpoint.tracks)
     made = [one_seed(simulator, bank, arguments.seconds, arguments.crowdedness, seed) for seed in range(arguments.seeds)]
     rows, videos = [row for row, _ in made], [video for _, video in made]
@@ -121,7 +123,8 @@ def main(words: Sequence[str] | None = None) -> None:
     print(table(rows), "", *(f"{name}: {found}" for name, found in verdict(rows).items()), sep="\n")
     if arguments.out:
         found = {name: asdict(comparison) for name, comparison in verdict(rows).items()}
-        asked = {"seconds": arguments.seconds, "crowdedness": arguments.crowdedness, "checkpoint": checkpoint.hash}
+        asked = {"seconds": arguments.seconds, "crowdedness": arguments.crowdedness}
+        asked |= {"checkpoint": checkpoint.hash, "quality": settings.quality}
         arguments.out.write_text(json.dumps({**asked, "rows": rows, "verdict": found}, indent=2))
 
 

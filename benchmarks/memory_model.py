@@ -33,7 +33,7 @@ from untrained import write_untrained
 from drivesim import cli
 from drivesim.io.checkpoints import load_checkpoint
 from drivesim.simulation.cost import Costs, described
-from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.quality import rollout_settings
 from drivesim.simulation.speed import measured_rate
 from drivesim.simulation.upsample import UpsamplerSettings
 
@@ -59,10 +59,10 @@ def one(folder: str, name: str, device: str) -> dict[str, Any]:
     """A rollout in this process, as the command line makes it, with a fit that leaves every size as it is given."""
     _, wishes, enlarging = RUNS[name]
     checkpoint = load_checkpoint(folder)
-    settings = RolloutSettings.of(checkpoint.settings["rollout"], **FEW, **wishes)
+    settings = rollout_settings(checkpoint, "full", **FEW, **wishes)
     upsampling = None if enlarging is None else UpsamplerSettings.of({}, network="upsampler_fast", **enlarging)
     seconds = 2.2 if upsampling else 18.0 if settings.fps < 30 else 9.0
-    words = [f"rollout.{key}={getattr(settings, key)}" for key in {**FEW, "batch": 0, "decode_frames": 0, "precision": 0}]
+    words = [f"rollout.{key}={getattr(settings, key)}" for key in {"quality": 0, **FEW, "batch": 0, "decode_frames": 0, "precision": 0}]
     words += ["--upsample", "upsampling.steps=1", *(f"upsampling.{key}={value}" for key, value in enlarging.items())] if enlarging else []
     with tempfile.TemporaryDirectory() as out:
         asked = ["--minutes", str(seconds / 60), "--fps", str(settings.fps), "--device", device, "--out", f"{out}/rollout", "--fit", "99TB"]

@@ -9,15 +9,15 @@ Nothing is run: networks are built without content and their operations counted.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
 from typing import Any
 
 from machine import describe
 from parameters import table as parameters
 from torch import nn
 
-from drivesim.commands.presets import untrained
+from drivesim.commands.presets import Untrained, untrained
 from drivesim.simulation.cost import Costs
+from drivesim.simulation.quality import Described, rollout_settings
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.upsample import UpsamplerSettings
 
@@ -35,23 +35,23 @@ PEAK, SHARE = 790e12, 0.4
 PASSES = ("image", "keyframes", "interpolation", "decode", "upsampling")
 
 
-def settings_of(model: Mapping[str, Any], steps: str | None, **wishes: Any) -> RolloutSettings:
-    """A checkpoint's settings, at the paper's or few steps; None = its own."""
-    return RolloutSettings.of(model.get("rollout", {}), **{**STEPS.get(steps or "", {}), **wishes})
+def settings_of(checkpoint: Described, steps: str | None, quality: str | None = None, **wishes: Any) -> RolloutSettings:
+    """A checkpoint's settings, at the paper's or few steps of its plain networks; None = its own, in a quality (None = its own again)."""
+    return rollout_settings(checkpoint, "full" if steps else quality, **{**STEPS.get(steps or "", {}), **wishes})
 
 
-def costs(model: Mapping[str, Any], networks: Mapping[str, nn.Module], steps: str, fps: float, upsampler: nn.Module | None = None) -> Costs:
-    enlarging = UpsamplerSettings.of(model.get("upsampling", {}), **UPSAMPLING[steps]) if "upsampler" in networks else None
-    chosen = {**networks, **({UPSAMPLING[steps]["network"]: upsampler} if upsampler else {})}
-    return Costs(chosen, model, settings_of(model, steps, fps=fps, precision="bfloat16"), enlarging)
+def costs(made: Untrained, steps: str, fps: float, upsampler: nn.Module | None = None) -> Costs:
+    enlarging = UpsamplerSettings.of(made.settings.get("upsampling", {}), **UPSAMPLING[steps]) if "upsampler" in made.networks else None
+    chosen = {**made.networks, **({UPSAMPLING[steps]["network"]: upsampler} if upsampler else {})}
+    return Costs(chosen, made.settings, settings_of(made, steps, fps=fps, precision="bfloat16"), enlarging)
 
 
 def page(preset: str, minutes: float, fps: float, command: str) -> str:
     """Markdown: weights, operations, predicted seconds."""
     made = untrained(preset)
-    found = {steps: costs(made.settings, made.networks, steps, fps) for steps in STEPS}
+    found = {steps: costs(made, steps, fps) for steps in STEPS}
     flop = {steps: one.flop(60 * minutes) for steps, one in found.items()}
-    small = costs(made.settings, made.networks, "few", fps, untrained("mini").networks["upsampler_fast"]).flop(60 * minutes)
+    small = costs(made, "few", fps, untrained("mini").networks["upsampler_fast"]).flop(60 * minutes)
     height, width = (4 * side for side in found["few"].frame_shape)
     overlap = UpsamplerSettings().overlap
     seconds = {steps: sum(one.values()) / (SHARE * PEAK) for steps, one in flop.items()}

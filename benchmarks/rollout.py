@@ -34,7 +34,7 @@ from drivesim.simulation.accelerate import COMPILE, PRECISIONS
 from drivesim.simulation.cost import Costs, described
 from drivesim.simulation.recorder import record
 from drivesim.simulation.scenarios import TrackBank, sample_scenario
-from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.settings import QUALITIES, RolloutSettings
 from drivesim.simulation.simulator import Simulator, pick_device
 from drivesim.simulation.upsample import Upsampler, UpsamplerSettings
 
@@ -65,6 +65,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 5.0], help="lengths to roll out, each in its own process")
     parser.add_argument("--fps", type=float, default=None, help="frame rate; default: the checkpoint's")
     parser.add_argument("--steps", nargs="+", choices=tuple(STEPS), default=[None], help="sampling steps; default: the checkpoint's")
+    parser.add_argument("--quality", choices=QUALITIES, default=None, help="without --steps; default: as `drivesim rollout`")
     parser.add_argument("--upsample", action="store_true", help="enlarge, too")
     parser.add_argument("--tile", type=int, default=None, help="upsampling by tiles of so many small pixels; 0 = whole frames")
     parser.add_argument("--batch", type=int, default=None, help="interpolation windows a call; default: the checkpoint's")
@@ -108,8 +109,8 @@ def heading(arguments: argparse.Namespace, result: dict[str, Any]) -> str:
     steps = f"{counts['steps_image']} / {counts['steps_keyframes']} / {counts['steps_interpolation']}"
     enlarged = f" / {result['upsampling']['steps']}" if result["upsampling"] else ""
     return (
-        f"Rollout of {made_up} at {result['fps']:g} fps, {result['height']}x{result['width']}, {steps}{enlarged} steps (first frame / "
-        f"keyframes / interpolation{' / upsampling' if enlarged else ''}), guidance {counts['guidance']:g} and "
+        f"Rollout of {made_up}, {counts['quality']}, at {result['fps']:g} fps, {result['height']}x{result['width']}, {steps}{enlarged} "
+        f"steps (first frame / keyframes / interpolation{' / upsampling' if enlarged else ''}), guidance {counts['guidance']:g} and "
         f"{counts['label_guidance']:g}, {counts['precision']}, compile {counts['compile']}; "
         f"{describe(pick_device(arguments.device))}"
     )
@@ -126,7 +127,7 @@ def in_a_process(minutes: float, more: Sequence[str] = ()) -> dict[str, Any]:
 def chosen(arguments: argparse.Namespace, checkpoint: Checkpoint) -> tuple[RolloutSettings, UpsamplerSettings | None]:
     steps = arguments.steps[0]
     wishes = dict(fps=arguments.fps, batch=arguments.batch, precision=arguments.precision, compile=arguments.compile)
-    settings = settings_of(checkpoint.settings, steps, **{name: value for name, value in wishes.items() if value is not None})
+    settings = settings_of(checkpoint, steps, arguments.quality, **{name: value for name, value in wishes.items() if value is not None})
     if not arguments.upsample:
         return settings, None
     asked = {**UPSAMPLING.get(steps or "", {}), "tile": arguments.tile, "precision": settings.precision, "compile": settings.compile}

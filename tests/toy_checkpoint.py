@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from drivesim.diffusion.noise import zero_terminal_cosine
-from drivesim.diffusion.objective import LowFrames
+from drivesim.diffusion.objective import EndPoints, FirstFrames, LowFrames
 from drivesim.io.checkpoints import UPSAMPLERS, Checkpoint, load_checkpoint, save_network, save_settings
 from drivesim.models.autoencoder import Autoencoder, IdentityAutoencoder
 from drivesim.models.unet import ImageUNet
@@ -50,6 +50,24 @@ def make_upsampler(folder: Path) -> Checkpoint:
     for name in UPSAMPLERS:
         save_network(folder / name, image if name == "upsampler_image" else video, {"stage": "toy"})
     save_settings(folder, {**load_checkpoint(folder).settings, **dict.fromkeys(UPSAMPLERS, told)})
+    return load_checkpoint(folder)
+
+
+def make_fast(folder: Path, interpolation: dict[str, object] | None = None) -> Checkpoint:
+    """Add the three networks of few calls, with random weights; prediction_fast borrows its spatial weights from image_fast.
+
+    interpolation: what model.json says of interpolation_fast beside its noise.
+    """
+    torch.manual_seed(2)
+    between = {"known": EndPoints(detail=0.5).recipe, "calls": 1, "noise": 0} if interpolation is None else interpolation
+    video = {"prediction_fast": _video(4, 10), "interpolation_fast": _video(4, 5)}
+    for name, network in video.items():
+        _shake(network)
+        save_network(folder / name, network, {"stage": "toy"}, without={"image.": "image_fast"} if name == "prediction_fast" else None)
+    save_network(folder / "image_fast", video["prediction_fast"].image, {"stage": "toy"})
+    noise = {"schedule": zero_terminal_cosine().recipe, "parameterization": "velocity"}
+    told = {"prediction_fast": {**noise, "known": FirstFrames().recipe, "calls": 4, "noise": 1.0}, "interpolation_fast": noise | between}
+    save_settings(folder, {**load_checkpoint(folder).settings, **told})
     return load_checkpoint(folder)
 
 

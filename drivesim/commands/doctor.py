@@ -31,7 +31,7 @@ from drivesim.io.video import write_video
 from drivesim.simulation.budget import EFFICIENCY, MEASURED, peak, shown
 from drivesim.simulation.cost import Costs, described
 from drivesim.simulation.device import pick_device
-from drivesim.simulation.settings import RolloutSettings
+from drivesim.simulation.quality import qualities_of, rollout_settings
 from drivesim.simulation.speed import measured_rate
 from drivesim.simulation.upsample import CHOICES, UpsamplerSettings
 
@@ -111,7 +111,7 @@ def weights(config: DictConfig) -> Iterator[tuple[str, str]]:
             yield str(name), f"not in the package; train it: drivesim train experiment={name}/{NETWORKS['autoencoder']} ..."
             continue
         found = sorted(checkpoint.networks)
-        missing = [network for network in NETWORKS if network not in found]
+        missing = [network for network in NETWORKS if not {network, f"{network}_fast"} & set(found)]
         where = "in the package" if checkpoint.folder.parent == WEIGHTS else str(checkpoint.folder)
         yield str(name), where + (f"; missing: {', '.join(missing)}" if missing else "")
         for network in found:
@@ -135,24 +135,25 @@ def judges(config: DictConfig) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A rollout that somebody may want: networks on the meta device, model.json, settings."""
+    """Rollouts that somebody may want: networks on the meta device, and what model.json says."""
 
     name: str
     networks: dict[str, nn.Module]
-    model: dict[str, Any]
+    settings: dict[str, Any]
     trained: bool
 
 
 def needs(config: DictConfig, device: torch.device, rate: float) -> Iterator[str]:
-    """A line for each preset, plain and upsampled."""
+    """A line for each preset and quality, plain and upsampled."""
     total, free = torch.cuda.mem_get_info(device)[::-1] if device.type == "cuda" else memory()
+    precision = "float32" if device.type == "cpu" else "bfloat16"
     for plan in plans(config):
-        enlargers = [name for name in CHOICES if name in plan.networks and name in plan.model]
-        enlarging = UpsamplerSettings.of(plan.model.get("upsampling", {})) if enlargers else None
-        settings = RolloutSettings.of(plan.model["rollout"], precision="float32" if device.type == "cpu" else "bfloat16")
-        costs = Costs(plan.networks, plan.model, settings, enlarging)
-        for one in (costs.resized(settings, None), *([costs] if enlarging else [])):
-            yield _need(plan, one, 60 * float(config.minutes), device, rate, total)
+        enlargers = [name for name in CHOICES if name in plan.networks and name in plan.settings]
+        enlarging = UpsamplerSettings.of(plan.settings.get("upsampling", {})) if enlargers else None
+        for quality in qualities_of(plan.networks):
+            costs = Costs(plan.networks, plan.settings, rollout_settings(plan, quality, precision=precision), enlarging)
+            for one in (costs.resized(costs.settings, None), *([costs] if enlarging else [])):
+                yield _need(plan, one, 60 * float(config.minutes), device, rate, total)
     if total:
         yield f"(of {shown(total)} there are {shown(free)} free; --fit {shown(free)} chooses sizes for that)"
     if device.type not in MEASURED:
@@ -181,10 +182,11 @@ def _need(plan: Plan, costs: Costs, duration_s: float, device: torch.device, rat
     size = "x".join(str(factor * side) for side in costs.frame_shape)
     seconds, wanted = sum(costs.flop(duration_s).values()) / (rate * EFFICIENCY), peak(costs, device.type)
     steps = f"{settings.steps_keyframes}/{settings.steps_interpolation}" + (f"/{costs.upsampling.steps}" if costs.upsampling else "")
+    name = f"{plan.name} {settings.quality}" if len(qualities_of(plan.networks)) > 1 else plan.name
     ready = "" if plan.trained else ", if it were trained"
     fits = "" if not total or wanted <= total else ", more than there is"
     return (
-        f"{plan.name:<6}{size:>9} {settings.fps:g} fps, {steps} steps: {shown(wanted)}{fits}; "
+        f"{name:<10} {size:>9} {settings.fps:g} fps, {steps} steps: {shown(wanted)}{fits}; "
         f"{duration_s / 60:g} min of video in {_long(seconds)}{ready}"
     )
 

@@ -18,14 +18,14 @@ from torch import nn
 
 from drivesim.commands.config import CONFIG_MODULE, choices, compose
 from drivesim.diffusion.objective import DiffusionObjective
-from drivesim.io.checkpoints import STAGES
+from drivesim.io.checkpoints import FAST, NETWORKS, UPSAMPLERS
 from drivesim.models.video_unet import FrameByFrame
 from drivesim.recipes import build
 
 __all__ = ["DECODER", "Untrained", "untrained"]
 
 DECODER = "5_decoder"
-ORDER = (*(stage for stage in STAGES.values() if stage < DECODER), DECODER, *(stage for stage in STAGES.values() if stage > DECODER))
+ORDER = tuple(dict.fromkeys([*NETWORKS.values(), *FAST.values(), DECODER, *UPSAMPLERS.values()]))
 FOREIGN = {"drivesim.training.export.trained_network", "drivesim.training.export.trained_video_autoencoder"}
 
 
@@ -51,8 +51,9 @@ def untrained(preset: str, device: torch.device | str = "meta", words: Sequence[
         with torch.device(device):
             network = _network(config, made.networks)
         made.stages[stage] = network
-        name = "autoencoder" if stage == DECODER else next(name for name, its in STAGES.items() if its == stage)
-        made.networks[name] = network.image if isinstance(network, FrameByFrame) else network
+        name, image = (config.module.get(key) for key in ("part", "image_part"))
+        made.networks[name or "autoencoder"] = network.image if isinstance(network, FrameByFrame) else network
+        made.networks |= {image: network.image} if image else {}
         made.settings |= _plain(config.callbacks.export.preset) | _told(config)
     return made
 
@@ -87,6 +88,9 @@ def _told(config: DictConfig) -> dict[str, Any]:
     objective = build(node["objective"])
     assert isinstance(objective, DiffusionObjective)
     said = objective.described()
+    if "lessons" in node:
+        lessons = build(node["lessons"])
+        return {node["part"]: {**said, "calls": lessons.calls, "noise": lessons.noise}}
     return {node["told"]: said} if node.get("told") else {name: said[name] for name in ("schedule", "parameterization")}
 
 

@@ -30,7 +30,10 @@ Labels = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class PassSettings:
-    """How one pass samples. sampler: a name of SAMPLERS, or "renoise" for networks of few calls. guidance: scale of Eq. 4 (1 = one network call, no guidance). label_guidance: s_l (1 = none)."""
+    """How one pass samples. sampler: a name of SAMPLERS, or "renoise" for networks of few calls.
+
+    guidance: scale of Eq. 4 (1 = one network call, no guidance).   label_guidance: s_l (1 = none).
+    """
 
     sampler: str
     steps: int
