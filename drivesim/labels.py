@@ -10,7 +10,7 @@ This file knows numbers and their meaning. It does not know files, networks or p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -107,6 +107,14 @@ class Boxes:
     def where(self, keep: np.ndarray) -> Boxes:
         """The rows chosen by a boolean mask or an index array."""
         return Boxes(self.frame[keep], self.track_id[keep], self.category[keep], self.xyxy[keep], self.ignore[keep])
+
+    def unbroken(self, gap: float) -> Iterator[Boxes]:
+        """Track by track its rows in time, one a frame, apart where two of them lie more than ``gap`` frames from each other."""
+        for track_id in np.unique(self.track_id):
+            rows = self.where(self.track_id == track_id)
+            rows = rows.where(np.unique(rows.frame, return_index=True)[1])
+            for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows.frame) > gap) + 1):
+                yield rows.where(part)
 
     def mirrored(self) -> Boxes:
         """Left-right flipped."""

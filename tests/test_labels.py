@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,12 @@ def test_crowdedness_counts_tall_vehicles_only() -> None:
     sized = ((0, "car", 0.031), (0, "person", 0.5), (0, "bus", 0.029), (2, "motorcycle", 0.2))
     rows = boxes(*((frame, category, 0, 0, 0.1, height) for frame, category, height in sized))
     assert count_vehicles(rows, 4).tolist() == [1, 0, 1, 0]
+
+
+def test_a_track_lost_for_longer_is_two() -> None:
+    rows = boxes(*((frame, "car", 0, 0, 0.1, 0.1) for frame in (7, 0, 1, 1, 3, 0)))
+    rows = replace(rows, track_id=np.array([5, 5, 5, 5, 5, 2]))
+    assert [(part.track_id[0], part.frame.tolist()) for part in rows.unbroken(2)] == [(2, [0]), (5, [0, 1, 3]), (5, [7])]
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=7), box_rows)

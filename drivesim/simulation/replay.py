@@ -39,10 +39,7 @@ def replay(labels: LabelTrack, seed: int = 0, name: str = "replay") -> Scenario:
 
 def _tracks(labels: LabelTrack) -> tuple[BoxTrack, ...]:
     found: list[BoxTrack] = []
-    for track_id in np.unique(labels.boxes.track_id):
-        rows = labels.boxes.where(labels.boxes.track_id == track_id)
-        rows = rows.where(np.unique(rows.frame, return_index=True)[1])
-        for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows.frame) > MAX_GAP_S * labels.fps) + 1):
-            category = CATEGORIES[int(np.bincount(rows.category[part]).argmax())]
-            found.append(BoxTrack(len(found), category, rows.frame[part] / labels.fps, rows.xyxy[part]))
+    for rows in labels.boxes.unbroken(MAX_GAP_S * labels.fps):
+        category = CATEGORIES[int(np.bincount(rows.category).argmax())]
+        found.append(BoxTrack(len(found), category, rows.frame / labels.fps, rows.xyxy))
     return tuple(found)

@@ -161,11 +161,8 @@ def drive_of(clip_id: str, labels: LabelTrack) -> Drive:
     codes = labels.values["time_of_day"]
     day = LABELS["time_of_day"].decode(float(np.nanmedian(codes))) if np.isfinite(codes).any() else None
     traces = []
-    for track_id in np.unique(labels.boxes.track_id):
-        rows = labels.boxes.where(labels.boxes.track_id == track_id)
-        rows = rows.where(np.unique(rows.frame, return_index=True)[1])
-        for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows.frame) > MAX_GAP_S * labels.fps) + 1):
-            traces += _trace(int(np.bincount(rows.category[part]).argmax()), rows.frame[part] / labels.fps, rows.xyxy[part], grid)
+    for rows in labels.boxes.unbroken(MAX_GAP_S * labels.fps):
+        traces += _trace(int(np.bincount(rows.category).argmax()), rows.frame / labels.fps, rows.xyxy, grid)
     return Drive(clip_id, None if day is None else str(day), speed.astype(np.float32), yaw_rate.astype(np.float32), tuple(traces))
 
 
