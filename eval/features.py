@@ -27,7 +27,7 @@ from .networks.inception import InceptionFID
 from .networks.layouts import weights_hash
 from .networks.lite0 import Lite0Clips, Lite0Frames
 from .networks.published import published_weights
-from .networks.resize import NetworkInputError, check_bytes, tf1_bilinear
+from .networks.resize import NetworkInputError, check_bytes, one_by_one, tf1_bilinear
 
 __all__ = [
     "FeatureNetwork", "I3D", "I3DClips", "InceptionFID", "InceptionFrames", "Lite0Clips", "Lite0Frames", "feature_network",
@@ -83,10 +83,7 @@ class InceptionFrames(_Frozen):
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
-        check_bytes(frames, 5)
-        if frames.shape[1] != 1:
-            raise NetworkInputError(f"{self.name} sees frames one by one, got {frames.shape[1]} at once; fold time into the batch")
-        return self.network(frames[:, 0])
+        return self.network(one_by_one(frames, self.name))
 
 
 class I3DClips(_Frozen):

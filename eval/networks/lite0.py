@@ -24,7 +24,7 @@ from drivesim.models.backbones import EfficientNetLiteHead
 from drivesim.shapes import fold_time, unfold_time
 
 from .layouts import WeightsError
-from .resize import NetworkInputError, antialiased_bilinear, check_bytes
+from .resize import NetworkInputError, antialiased_bilinear, check_bytes, one_by_one
 
 __all__ = [
     "BASIS", "CLIP_FEATURES", "CLIP_FRAMES", "FLOOR", "FRAME_FEATURES", "PAIRS", "SHAPES", "TRACK", "TRACKS", "Lite0", "Lite0Clips",
@@ -139,10 +139,7 @@ class Lite0Frames(_Judge):
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
-        check_bytes(frames, 5)
-        if frames.shape[1] != 1:
-            raise NetworkInputError(f"{self.name} sees frames one by one, got {frames.shape[1]} at once; fold time into the batch")
-        return self.project(self.lite0(frames[:, 0])[0])
+        return self.project(self.lite0(one_by_one(frames, self.name))[0])
 
     def project(self, pooled: Tensor) -> Tensor:
         """Raw pooled features (n, 1280) of ``Lite0`` -> (n, 64)."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drivesim.errors import DrivesimError
 
-__all__ = ["RESIZES", "NetworkInputError", "antialiased_bilinear", "check_bytes", "tf1_bilinear"]
+__all__ = ["RESIZES", "NetworkInputError", "antialiased_bilinear", "check_bytes", "one_by_one", "tf1_bilinear"]
 
 
 class NetworkInputError(DrivesimError, ValueError):
@@ -35,6 +35,18 @@ def check_bytes(frames: Tensor, ndim: int) -> None:
         raise NetworkInputError(f"frames must be uint8 0..255, got {kind}; scale and round floats yourself, their range is not guessed")
     if frames.ndim != ndim or frames.shape[-3] != 3 or 0 in frames.shape:
         raise NetworkInputError(f"frames must have shape {wanted} with three colours and no empty axis, got {tuple(frames.shape)}")
+
+
+def one_by_one(frames: Tensor, network: str) -> Tensor:
+    """uint8 (b, 1, 3, h, w) -> (b, 3, h, w), for a network of single frames that is called ``network``.
+
+    Raises:
+        NetworkInputError: another type or shape, or several frames at once.
+    """
+    check_bytes(frames, 5)
+    if frames.shape[1] != 1:
+        raise NetworkInputError(f"{network} sees frames one by one, got {frames.shape[1]} at once; fold time into the batch")
+    return frames[:, 0]
 
 
 def tf1_bilinear(pictures: Tensor, height: int, width: int) -> Tensor:
