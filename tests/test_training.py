@@ -117,19 +117,28 @@ def assert_same_state(one: nn.Module, other: nn.Module) -> None:
 # resuming
 
 
+SAVED: dict[str, Any] = {"steps": 8, "every": 2, "accumulate_grad_batches": 2}
+
+
+@pytest.fixture(scope="module")
+def whole(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionModule, Path]:
+    """A run that nothing interrupts, and its folder."""
+    module, out = diffusion(frozen="spatial", unfreeze_at_step=4), tmp_path_factory.mktemp("whole")
+    run(module, windows(clips), out, "3_prediction", **SAVED)
+    return module, out
+
+
 @pytest.mark.parametrize("crash_at", [5, 7, 13])
-def test_interrupted_run_is_the_uninterrupted_one(clips: Path, tmp_path: Path, crash_at: int):
+def test_interrupted_run_is_the_uninterrupted_one(clips: Path, tmp_path: Path, whole: tuple[DiffusionModule, Path], crash_at: int):
     """Weights, average, curve: samples_per_epoch is 10 = 5 batches, so the cuts lie at an epoch's end and inside epochs."""
-    whole, cut, resumed = (diffusion(frozen="spatial", unfreeze_at_step=4) for _ in range(3))
-    common: dict[str, Any] = {"steps": 8, "every": 2, "accumulate_grad_batches": 2}
-    run(whole, windows(clips), tmp_path / "whole", "3_prediction", **common)
+    cut, resumed = (diffusion(frozen="spatial", unfreeze_at_step=4) for _ in range(2))
     with pytest.raises(RuntimeError, match="power cut"):
-        run(cut, windows(clips), tmp_path / "cut", "3_prediction", Crash(crash_at), **common)
-    run(resumed, windows(clips), tmp_path / "cut", "3_prediction", **common)
-    assert_same_state(whole, resumed)
-    assert resumed.batches == whole.batches
-    assert curve(tmp_path / "cut", "3_prediction") == curve(tmp_path / "whole", "3_prediction")
-    assert_same_state(load_network(tmp_path / "whole" / "prediction"), load_network(tmp_path / "cut" / "prediction"))
+        run(cut, windows(clips), tmp_path, "3_prediction", Crash(crash_at), **SAVED)
+    run(resumed, windows(clips), tmp_path, "3_prediction", **SAVED)
+    assert_same_state(whole[0], resumed)
+    assert resumed.batches == whole[0].batches
+    assert curve(tmp_path, "3_prediction") == curve(whole[1], "3_prediction")
+    assert_same_state(load_network(whole[1] / "prediction"), load_network(tmp_path / "prediction"))
 
 
 def test_finished_run_goes_on_when_asked_for_more(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -217,7 +226,7 @@ def test_missing_stage_is_named_with_the_command(tmp_path: Path):
 
 
 def test_stage_learns(clips: Path, tmp_path: Path):
-    run(diffusion("image"), windows(clips, 1, batch_size=8), tmp_path, "2_image", steps=60, every=1000, limit_val_batches=0)
+    run(diffusion("image"), windows(clips, 1, batch_size=8), tmp_path, "2_image", steps=30, every=1000, limit_val_batches=0)
     losses = list(curve(tmp_path, "2_image").values())
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
