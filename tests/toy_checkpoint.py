@@ -66,7 +66,8 @@ def make_fast(folder: Path, interpolation: dict[str, object] | None = None) -> C
         save_network(folder / name, network, {"stage": "toy"}, without={"image.": "image_fast"} if name == "prediction_fast" else None)
     save_network(folder / "image_fast", video["prediction_fast"].image, {"stage": "toy"})
     noise = {"schedule": zero_terminal_cosine().recipe, "parameterization": "velocity"}
-    told = {"prediction_fast": {**noise, "known": FirstFrames().recipe, "calls": 4, "noise": 1.0}, "interpolation_fast": noise | between}
+    frames = {**noise, "known": FirstFrames().recipe, "calls": 4, "noise": 1.0}
+    told = {"image_fast": frames, "prediction_fast": frames, "interpolation_fast": noise | between}
     save_settings(folder, {**load_checkpoint(folder).settings, **told})
     return load_checkpoint(folder)
 

@@ -90,7 +90,8 @@ def _told(config: DictConfig) -> dict[str, Any]:
     said = objective.described()
     if "lessons" in node:
         lessons = build(node["lessons"])
-        return {node["part"]: {**said, "calls": lessons.calls, "noise": lessons.noise}}
+        said |= {"calls": lessons.calls, "noise": lessons.noise, "sampler": lessons.sampler}
+        return {node[key]: said for key in ("part", "image_part") if node.get(key)}
     return {node["told"]: said} if node.get("told") else {name: said[name] for name in ("schedule", "parameterization")}
 
 

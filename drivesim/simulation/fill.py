@@ -20,17 +20,20 @@ from drivesim.diffusion.frame_mask import Between, Known, LowResolution
 from drivesim.diffusion.noise import NoiseSchedule
 from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError, renoise
 
-__all__ = ["PASSES", "Context", "Filler", "PassSettings", "draw_noise", "null_labels"]
+__all__ = ["PASSES", "RENOISE", "Context", "Filler", "PassSettings", "draw_noise", "null_labels"]
 
 PASSES = ("image", "keyframes", "interpolation_1", "interpolation_2", "upsampling")
 """Names of the passes; their order is part of the noise counter, so it only ever grows at the end."""
+
+RENOISE = "renoise"
+"""Name of the sampler of few calls among those of a pass; it is none of SAMPLERS, whose samplers draw nothing."""
 
 Labels = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class PassSettings:
-    """How one pass samples. sampler: a name of SAMPLERS, or "renoise" for networks of few calls.
+    """How one pass samples. sampler: a name of SAMPLERS, or RENOISE.
 
     guidance: scale of Eq. 4 (1 = one network call, no guidance).   label_guidance: s_l (1 = none).
     """
@@ -119,7 +122,7 @@ class Filler:
 
         start = self.scale * noise(0) if self.scale else torch.zeros(len(windows), *shape, device=self.device)
         grid = self.schedule.grid(settings.steps)
-        if settings.sampler == "renoise":
+        if settings.sampler == RENOISE:
             return renoise(denoiser, start, grid, lambda step: noise(2 + step))
         return SAMPLERS[settings.sampler](denoiser, start, grid)
 

@@ -20,10 +20,11 @@ from typing import Any, Protocol
 import torch
 
 from drivesim.diffusion.noise import NoiseSchedule
+from drivesim.diffusion.samplers import SAMPLERS
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import FAST
 from drivesim.recipes import build
-from drivesim.simulation.fill import Filler, PassSettings
+from drivesim.simulation.fill import RENOISE, Filler, PassSettings
 from drivesim.simulation.settings import QUALITIES, RolloutSettings
 
 __all__ = ["NETWORK_OF", "Described", "PassNetwork", "pass_networks", "qualities_of", "rollout_settings"]
@@ -54,16 +55,24 @@ class PassNetwork:
     calls: int | None = None
     scale: float = 1.0
     detail: float | None = None
-    sampler: str = "renoise"
+    sampler: str = RENOISE
 
     def filler(self, seed: int, device: torch.device) -> Filler:
         """The door to the samplers for this network."""
         return Filler(self.schedule, self.parameterization, seed, device, self.scale, self.detail)
 
     def settings(self, rollout: RolloutSettings, stage: str) -> PassSettings:
-        """How it samples in the pass ``stage``, a name of ``PASSES``; guidance is built into a network of few calls."""
+        """How it samples in the pass ``stage``, a name of ``PASSES``; guidance is built into a network of few calls.
+
+        Raises:
+            UsageError: several steps of a network that begins without noise.
+        """
         plain = rollout.of_pass(stage)
-        return plain if self.calls is None else replace(plain, sampler=self.sampler, guidance=1.0, label_guidance=1.0)
+        if self.calls is None:
+            return plain
+        if self.scale != 1 and plain.steps != 1:
+            raise UsageError(f"{self.name} begins without noise, so it makes one call, not {plain.steps}: take rollout.steps_{stage}=1")
+        return replace(plain, sampler=self.sampler, guidance=1.0, label_guidance=1.0)
 
 
 def pass_networks(model: Mapping[str, Any], names: Collection[str], quality: str) -> dict[str, PassNetwork]:
@@ -81,16 +90,18 @@ def pass_networks(model: Mapping[str, Any], names: Collection[str], quality: str
 
 
 def _told(model: Mapping[str, Any], name: str) -> PassNetwork:
-    # stage 3_prediction_fast makes both and may tell of them once
-    entry = model.get(name, model.get("prediction_fast", {}) if name == "image_fast" else {})
+    entry = model.get(name, {})
     said = {**model, **entry}
     missing = [key for key in ("schedule", "parameterization") if key not in said]
     missing += ["calls"] if name in FAST and "calls" not in entry else []
     if missing:
         raise DrivesimError(f"model.json does not say {', '.join(missing)} of the network {name}; export it again")
+    sampler = str(entry.get("sampler", RENOISE))
+    if sampler not in (RENOISE, *SAMPLERS):
+        raise DrivesimError(f"model.json wants {name} sampled by {sampler!r}, which there is not; update drivesim or export it again")
     return PassNetwork(
         name, build(said["schedule"]), str(said["parameterization"]), entry.get("calls"), float(entry.get("noise", 1.0)),
-        entry.get("known", {}).get("detail"), str(entry.get("sampler", "renoise")),
+        entry.get("known", {}).get("detail"), sampler,
     )  # fmt: skip
 
 
@@ -142,8 +153,6 @@ def _check(chosen: RolloutSettings, few: Mapping[str, PassNetwork], wishes: Mapp
                 "cannot be chosen any more; take --quality full for that"
             )
     for kind, network in few.items():
-        steps = getattr(chosen, f"steps_{kind}")
-        if network.scale != 1 and steps != 1:
-            raise UsageError(f"rollout.steps_{kind}={steps}: {network.name} begins without noise, so it makes one call; take 1")
+        network.settings(chosen, kind)
     if len(few) == len(NETWORK_OF) and wishes.get("sampler") is not None:
         raise UsageError(f"rollout.sampler={wishes['sampler']}: networks of few calls have their own; take --quality full for that")

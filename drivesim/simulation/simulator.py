@@ -76,13 +76,14 @@ class Simulator:
         self.keyframe_fps = float(model["keyframe_fps"])
         self.networks = pass_networks(model, list(checkpoint.networks), settings.quality)
         """Pass ("image", "keyframes", "interpolation") -> what serves it."""
-        passes = [kind for kind in self.networks if kind != "interpolation" or settings.fps > self.keyframe_fps]
-        checkpoint.demand(["autoencoder", *(self.networks[kind].name for kind in passes)])
+        between = settings.fps > self.keyframe_fps
+        self.how = {kind: one.settings(settings, kind) for kind, one in self.networks.items() if between or kind != "interpolation"}
+        """Pass that there is -> how it samples."""
+        checkpoint.demand(["autoencoder", *(self.networks[kind].name for kind in self.how)])
         self.autoencoder: Autoencoder | IdentityAutoencoder = self._network("autoencoder", Autoencoder, IdentityAutoencoder)
         self.image = FrameByFrame(self._network(self.networks["image"].name, ImageNetwork))
         self.prediction: VideoUNet = self._network(self.networks["keyframes"].name, VideoUNet)
-        between = self.networks["interpolation"].name
-        self.interpolation: VideoUNet | None = self._network(between, VideoUNet) if "interpolation" in passes else None
+        self.interpolation: VideoUNet | None = self._network(self.networks["interpolation"].name, VideoUNet) if between else None
         size = self.autoencoder.downsample
         self.latent_shape = (self.autoencoder.latent_channels, self.height // size, self.width // size)
 
@@ -98,18 +99,15 @@ class Simulator:
     ) -> Tensor:
         """Windows of the pass ``stage`` by the network that serves it, sampled as the settings say; otherwise as ``Filler``."""
         kind = stage.partition("_")[0]
-        serving = self.networks[kind]
         network = {"image": self.image, "keyframes": self.prediction, "interpolation": self.interpolation}[kind]
         if network is None:
             raise DrivesimError("this simulator was built for keyframes only")
-        filler, settings = serving.filler(seed, self.device), serving.settings(self.settings, stage)
-        return filler(network, stage, windows, shape, labels, settings, context)
+        return self.networks[kind].filler(seed, self.device)(network, stage, windows, shape, labels, self.how[kind], context)
 
     def passes(self) -> dict[str, dict[str, Any]]:
         """Pass -> the network that serves it, its sampler and network calls a window, for people and rollout.json."""
-        made = [kind for kind in self.networks if kind != "interpolation" or self.interpolation is not None]
-        told = {kind: self.networks[kind].settings(self.settings, kind) for kind in made}
-        return {kind: {"network": self.networks[kind].name, "sampler": how.sampler, "steps": how.steps} for kind, how in told.items()}
+        names = {kind: network.name for kind, network in self.networks.items()}
+        return {kind: {"network": names[kind], "sampler": how.sampler, "steps": how.steps} for kind, how in self.how.items()}
 
     def plan(self, scenario: Scenario, given: int = 1) -> RolloutPlan:
         """The integers of a rollout of ``scenario``; given: keyframes that it starts from.
