@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from toy_checkpoint import make_checkpoint, make_upsampler
 
 from drivesim.io.checkpoints import CheckpointError, load_checkpoint, save_network
@@ -34,6 +35,21 @@ def test_borrowed_spatial_weights_stay_borrowed_and_no_path_is_shipped(tmp_path:
     assert '"image": "image"' in described
     assert "private" not in described
     load_checkpoint(tmp_path / "shipped").network("prediction")
+
+
+def test_two_networks_may_borrow_from_a_file_that_no_rollout_names(tmp_path: Path) -> None:
+    """A student whose spatial weights are its teacher's: they are shipped once, and both are what they were."""
+    trained = make_checkpoint(tmp_path / "trained")
+    network, folder = trained.network("interpolation"), tmp_path / "trained"
+    save_network(folder / "interpolation_image", network.image, {})
+    for name in ("interpolation", "interpolation_fast"):
+        save_network(folder / name, network, {}, without={"image.": "interpolation_image"})
+    ship(folder, tmp_path / "shipped")
+    shipped = load_checkpoint(tmp_path / "shipped")
+    for name in ("interpolation", "interpolation_fast"):
+        assert not any("image." in key for key in load_file(tmp_path / "shipped" / f"{name}.safetensors"))
+        for key, value in network.state_dict().items():
+            assert torch.allclose(shipped.network(name).state_dict()[key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_only_the_quick_upsampler_is_shipped(tmp_path: Path) -> None:

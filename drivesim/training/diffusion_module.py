@@ -51,7 +51,8 @@ class DiffusionModule(StageModule):
         sampling_steps: of the DDIM sampler that makes pictures during training.
         patches: train on pieces of the windows; None = on whole ones.
         told: name under which model.json keeps this stage's schedule and parameterization; None = they are those of the checkpoint.
-        image_part: name under which the image network inside is exported as well, where it was trained along; None = it is not.
+        image_part: the file that holds the spatial weights, so that they need not be saved again: the image network's own where they are
+            frozen, else one that is exported along. None = saved again where they have moved.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class DiffusionModule(StageModule):
             return {self.part: Part("average.image.", self.average.image)}
         if self.image_part is not None:
             image: Any = self.average.image
-            return {self.image_part: Part("average.image.", image), self.part: Part("average.", self.average, {"image.": self.image_part})}
+            along = {} if self.swappable else {self.image_part: Part("average.image.", image)}
+            return {**along, self.part: Part("average.", self.average, {"image.": self.image_part})}
         image = "upsampler_image" if self.part == "upsampler" else "image"
         return {self.part: Part("average.", self.average, without={"image.": image} if self.swappable else {})}
 

@@ -114,7 +114,8 @@ class FewCallModule(DiffusionModule):
     def settings(self) -> dict[str, Any]:
         lessons = self.lessons
         said = {"calls": lessons.calls, "noise": lessons.noise, "sampler": lessons.sampler}
-        return {name: {**self.objective.described(), **said} for name in (self.told, self.image_part) if name is not None}
+        names = (self.told, None if self.swappable else self.image_part)
+        return {name: {**self.objective.described(), **said} for name in names if name is not None}
 
     def trained_groups(self) -> list[dict[str, Any]]:
         decay = self.optimization.weight_decay

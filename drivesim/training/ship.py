@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,18 +34,27 @@ def ship(folder: Path, out: Path) -> int:
     """
     checkpoint = load_checkpoint(folder)
     out.mkdir(parents=True, exist_ok=True)
-    for name in (name for name in SHIPPED if name in checkpoint.networks):
-        described = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        metadata = described.get("metadata", {})
-        lenders = {prefix: described[prefix.rstrip(".")] for prefix in described.get("without", ())}
-        borrowed = {prefix: lender for prefix, lender in lenders.items() if lender in SHIPPED}
+    described = {name: _described(folder, name) for name in SHIPPED if name in checkpoint.networks}
+    lenders = {lender for said in described.values() for lender in _borrowed(said).values()}
+    described |= {name: _described(folder, name) for name in sorted(lenders)}
+    for name, said in described.items():
+        metadata = said.get("metadata", {})
         named = [Path(root).name for root in metadata.get("data", [])]  # where the clips lay is nobody's business
-        save_network(out / name, checkpoint.network(name), {**metadata, "data": named}, torch.float16, borrowed)
+        save_network(out / name, checkpoint.network(name), {**metadata, "data": named}, torch.float16, _borrowed(said))
     left = [name for name in UPSAMPLERS if name not in SHIPPED]
     save_settings(out, {name: value for name, value in checkpoint.settings.items() if name not in left})
     if checkpoint.tracks.is_file():
         shutil.copyfile(checkpoint.tracks, out / checkpoint.tracks.name)
     return sum(path.stat().st_size for path in out.iterdir())
+
+
+def _described(folder: Path, name: str) -> dict[str, Any]:
+    return dict(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def _borrowed(described: Mapping[str, Any]) -> dict[str, str]:
+    """Prefix of weights -> the neighbouring file that holds them; it is shipped as well."""
+    return {prefix: described[prefix.rstrip(".")] for prefix in described.get("without", ())}
 
 
 def main() -> None:
