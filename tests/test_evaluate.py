@@ -37,9 +37,15 @@ def network(name: str, *_: object) -> StandIn:
     return StandIn(name, hash=("1" if name == "lite0-clips" else "2") * 64)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features that one test computed serve the next: only clips that a test changes are decoded again."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Stand-in networks, small protocols, no plots, a cache of its own."""
+def cheap(monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
+    """Stand-in networks, small protocols, no plots, a cache of this file's own."""
     monkeypatch.setattr(evaluation, "plot_distances", lambda *_: None)
     for module in (evaluation, parts):
         monkeypatch.setattr(module, "feature_network", network)
@@ -47,7 +53,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         small = replace(protocol, size=(32, 64), minimum=20, enough=40, clips=48, resamples=50)
         monkeypatch.setitem(protocols.PROTOCOLS, name, small)
     monkeypatch.setattr(parts, "CLIPS", protocols.PROTOCOLS[CLIPS])
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +113,8 @@ def test_the_csv_holds_every_number_of_the_protocols(worlds: dict[str, Path], tm
     assert float(rows[CLIPS, "floor_frechet"]["value"]) == value and rows[CLIPS, "frechet"]["n"] == "20"
 
 
-def test_the_second_time_nothing_is_computed_again(
-    worlds: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_time_nothing_is_computed_again(worlds: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first = judged(worlds, tmp_path / "out")
     seen: list[StandIn] = []
     monkeypatch.setattr(evaluation, "feature_network", lambda name, *_: seen.append(network(name)) or seen[-1])
