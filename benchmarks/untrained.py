@@ -17,8 +17,8 @@ from drivesim.io.checkpoints import Checkpoint, load_checkpoint, save_network, s
 __all__ = ["write_untrained"]
 
 SHARED = {
-    "prediction": "image", "interpolation": "image", "prediction_fast": "image_fast", "upsampler": "upsampler_image",
-    "upsampler_fast": "upsampler_image_fast",
+    "prediction": "image", "interpolation": "image", "prediction_fast": "image", "interpolation_fast": "image",
+    "upsampler": "upsampler_image", "upsampler_fast": "upsampler_image_fast",
 }  # fmt: skip
 """Networks around an image network, and whose; where that is as large, its weights are written once."""
 

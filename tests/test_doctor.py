@@ -13,7 +13,7 @@ from drivesim import cli
 from drivesim.commands import doctor
 from drivesim.commands.config import compose
 from drivesim.errors import DrivesimError
-from drivesim.io.checkpoints import file_hash
+from drivesim.io.checkpoints import file_hash, load_checkpoint
 from drivesim.simulation.speed import measured_rate
 
 
@@ -48,11 +48,22 @@ def test_everything_is_told(toy: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.usefixtures("quick")
+def test_both_qualities_are_predicted(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--device", "cpu", "--checkpoint", str(toy), "presets=[]", "minutes=60"]) == 0
+    needs = capsys.readouterr().out.partition("needs and speed")[2]
+    model = load_checkpoint(toy).settings
+    steps = {"fast": (model["prediction_fast"]["calls"], model["interpolation_fast"]["calls"]),
+             "full": (model["rollout"]["steps_keyframes"], model["rollout"]["steps_interpolation"])}  # fmt: skip
+    for quality, (keyframes, interpolation) in steps.items():
+        assert re.search(rf" {quality} +32x64 \S+ fps, {keyframes}/{interpolation} steps", needs), quality
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_preset_without_weights_is_still_predicted(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--device", "cpu", "presets=[toy]", "minutes=2"]) == 0
     out = capsys.readouterr().out
     assert "not in the package; train it: drivesim train experiment=toy/1_autoencoder" in out
-    assert re.search(r"toy +32x64 .*2 min of video in \d+ s, if it were trained", out)
+    assert re.search(r"toy full +32x64 .*2 min of video in \d+ s, if it were trained", out)
 
 
 def test_the_configuration_names_judges_that_there_are() -> None:

@@ -194,8 +194,8 @@ def test_how_the_work_is_cut_does_not_show(both: Checkpoint) -> None:
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
-        ({"guidance": 2.0}, r"rollout.guidance=2.0: prediction_fast was .*--quality full"),
-        ({"label_guidance": 2.0}, r"rollout.label_guidance=2.0: image_fast and prediction_fast w"),
+        ({"guidance": 2.0}, r"rollout.guidance=2.0: .* built into prediction_fast by .*--quality full"),
+        ({"label_guidance": 2.0}, r"rollout.label_guidance=2.0: .* image_fast and prediction_fast "),
         ({"steps_interpolation": 2}, r"interpolation_fast begins without noise, .* not 2: take rollout.steps_interpolation=1"),
         ({"sampler": "ddim"}, r"rollout.sampler=ddim: .*--quality full"),
         ({"quality": "quick"}, r"quality must be fast or full, not 'quick'"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_checkpoint import make_checkpoint, make_upsampler
+from toy_checkpoint import make_checkpoint, make_fast, make_upsampler
 
 from drivesim.io.checkpoints import CheckpointError, load_checkpoint, save_network
 from drivesim.simulation.upsample import Upsampler, UpsamplerSettings
@@ -60,6 +60,19 @@ def test_only_the_quick_upsampler_is_shipped(tmp_path: Path) -> None:
     assert "upsampler_fast" in shipped.networks and "upsampler_fast" in shipped.settings
     assert not {"upsampler", "upsampler_image"} & (set(shipped.networks) | set(shipped.settings))
     assert Upsampler(shipped, UpsamplerSettings(overlap=1)).name == "upsampler_fast"
+
+
+def test_networks_of_few_calls_are_shipped_with_their_spatial_weights_once(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "trained")
+    trained = make_fast(tmp_path / "trained")
+    ship(tmp_path / "trained", tmp_path / "shipped")
+    shipped = load_checkpoint(tmp_path / "shipped")
+    assert set(shipped.networks) == set(trained.networks) and shipped.settings == trained.settings
+    assert not any(name.startswith("image.") for name in load_file(tmp_path / "shipped" / "prediction_fast.safetensors"))
+    network, image = shipped.network("prediction_fast"), shipped.network("image_fast")
+    assert all(torch.equal(value, network.image.state_dict()[name]) for name, value in image.state_dict().items())
+    for name, value in trained.network("prediction_fast").state_dict().items():
+        assert torch.allclose(network.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_an_unfinished_checkpoint_is_not_shipped(tmp_path: Path) -> None:

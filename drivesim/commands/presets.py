@@ -53,7 +53,8 @@ def untrained(preset: str, device: torch.device | str = "meta", words: Sequence[
         made.stages[stage] = network
         name, image = (config.module.get(key) for key in ("part", "image_part"))
         made.networks[name or "autoencoder"] = network.image if isinstance(network, FrameByFrame) else network
-        made.networks |= {image: network.image} if image else {}
+        if image:
+            made.networks.setdefault(image, network.get_submodule("image"))
         made.settings |= _plain(config.callbacks.export.preset) | _told(config)
     return made
 
@@ -91,7 +92,8 @@ def _told(config: DictConfig) -> dict[str, Any]:
     if "lessons" in node:
         lessons = build(node["lessons"])
         said |= {"calls": lessons.calls, "noise": lessons.noise, "sampler": lessons.sampler}
-        return {node[key]: said for key in ("part", "image_part") if node.get(key)}
+        frozen = node["frozen"] == "spatial" and node.get("unfreeze_at_step") is None  # then the image network is an earlier one
+        return {node[key]: said for key in ("part", *(() if frozen else ("image_part",))) if node.get(key)}
     return {node["told"]: said} if node.get("told") else {name: said[name] for name in ("schedule", "parameterization")}
 
 

@@ -25,7 +25,7 @@ from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import FAST
 from drivesim.recipes import build
 from drivesim.simulation.fill import RENOISE, Filler, PassSettings
-from drivesim.simulation.settings import QUALITIES, RolloutSettings
+from drivesim.simulation.settings import QUALITIES, RolloutSettings, check_quality
 
 __all__ = ["NETWORK_OF", "Described", "PassNetwork", "pass_networks", "qualities_of", "rollout_settings"]
 
@@ -71,7 +71,8 @@ class PassNetwork:
         if self.calls is None:
             return plain
         if self.scale != 1 and plain.steps != 1:
-            raise UsageError(f"{self.name} begins without noise, so it makes one call, not {plain.steps}: take rollout.steps_{stage}=1")
+            mend = f"rollout.steps_{stage.partition('_')[0]}=1"
+            raise UsageError(f"{self.name} begins without noise, so it makes one call, not {plain.steps}: take {mend}")
         return replace(plain, sampler=self.sampler, guidance=1.0, label_guidance=1.0)
 
 
@@ -125,17 +126,16 @@ def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes
     """
     offered = qualities_of(list(checkpoint.networks))
     quality = quality or offered[0]
+    check_quality(quality)
     if quality == "fast" and "fast" not in offered:
         preset = checkpoint.settings.get("preset", "PRESET")
         raise UsageError(
             f"this checkpoint ({preset}) holds no networks of few calls: leave --quality fast out, or make them with: "
             f"drivesim train experiment={preset}/{FAST['prediction_fast']} data=CLIPS out=FOLDER"
         )
-    defaults = {**checkpoint.settings.get("rollout", {}), "quality": quality}
-    if quality not in QUALITIES:
-        return RolloutSettings.of(defaults)
     serving = pass_networks(checkpoint.settings, list(checkpoint.networks), quality)
     few = {kind: network for kind, network in serving.items() if network.calls is not None}
+    defaults = dict(checkpoint.settings.get("rollout", {}))
     defaults |= {f"steps_{kind}": network.calls for kind, network in few.items()}
     defaults |= {name: 1.0 for name, passes in GUIDED.items() if all(kind in few for kind in passes)}
     chosen = RolloutSettings.of(defaults, **{**wishes, "quality": quality})
@@ -149,8 +149,8 @@ def _check(chosen: RolloutSettings, few: Mapping[str, PassNetwork], wishes: Mapp
         refusing = [few[kind].name for kind in passes if kind in few]
         if refusing and wishes.get(name) not in (None, 1):
             raise UsageError(
-                f"rollout.{name}={wishes[name]}: {' and '.join(refusing)} was distilled with guidance of its own, which "
-                "cannot be chosen any more; take --quality full for that"
+                f"rollout.{name}={wishes[name]}: guidance was built into {' and '.join(refusing)} by distillation and cannot be chosen; "
+                "take --quality full for that"
             )
     for kind, network in few.items():
         network.settings(chosen, kind)

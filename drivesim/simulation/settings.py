@@ -13,7 +13,7 @@ from drivesim.errors import UsageError
 from drivesim.simulation.accelerate import check_choices
 from drivesim.simulation.fill import PassSettings
 
-__all__ = ["QUALITIES", "RolloutSettings", "merged"]
+__all__ = ["QUALITIES", "RolloutSettings", "check_quality", "merged"]
 
 QUALITIES = ("fast", "full")
 """See ``quality``."""
@@ -32,6 +32,12 @@ def merged(group: str, known: Sequence[str], defaults: Mapping[str, Any], overri
             hint = f"; did you mean {group}.{near[0]}?" if near else f"; there are {', '.join(known)}"
             raise UsageError(f"there is no setting {group}.{name}{hint}")
     return chosen
+
+
+def check_quality(quality: str) -> None:
+    """Raises UsageError unless it is one of QUALITIES."""
+    if quality not in QUALITIES:
+        raise UsageError(f"quality must be {' or '.join(QUALITIES)}, not {quality!r}")
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,7 @@ class RolloutSettings:
     """See ``accelerate``."""
 
     def __post_init__(self) -> None:
-        if self.quality not in QUALITIES:
-            raise UsageError(f"quality must be {' or '.join(QUALITIES)}, not {self.quality!r}")
+        check_quality(self.quality)
         if self.sampler not in SAMPLERS:
             raise UsageError(f"rollout.sampler must be one of {', '.join(SAMPLERS)}, not {self.sampler!r}")
         for name in ("steps_image", "steps_keyframes", "steps_interpolation", "batch", "decode_frames", "max_boxes"):
