@@ -265,3 +265,14 @@ def test_another_quality_does_not_go_on_with_a_rollout(
     assert "settings.quality fast (now full)" in capsys.readouterr().err
     assert cli.main(["rollout", "--resume", "--out", str(out)]) == 0
     assert json.loads((out / "rollout.json").read_text())["settings"]["quality"] == "fast"
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_student_of_an_unguided_teacher_is_guided_like_any_network(guided: bool) -> None:
+    entry = {"calls": 4, "sampler": "ddim", "guided": guided}
+    model = {"schedule": zero_terminal_cosine().recipe, "parameterization": "velocity", "prediction_fast": entry}
+    names = ["image", "prediction", "interpolation", "prediction_fast"]
+    chosen = RolloutSettings(guidance=1.5, label_guidance=2.0, steps_keyframes=4)
+    told = pass_networks(model, names, "fast")["keyframes"].settings(chosen, "keyframes")
+    assert (told.sampler, told.steps) == ("ddim", 4)
+    assert (told.guidance, told.label_guidance) == ((1.0, 1.0) if guided else (1.5, 2.0))

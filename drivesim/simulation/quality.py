@@ -8,6 +8,7 @@ of model.json under a network's own name says of it:
     known                        a recipe: with "detail", it makes only what frames have beside a mixture of both ends (``Between``)
     calls                        how many it needs; without them it is an ordinary network
     noise                        scale of the noise that sampling begins with (few calls only), 1 where nothing is said
+    guided                       false: its teacher was not guided, so guidance is chosen as for an ordinary network (few calls only)
     sampler                      that it was taught for (few calls only), renoise where nothing is said
 """
 
@@ -56,13 +57,14 @@ class PassNetwork:
     scale: float = 1.0
     detail: float | None = None
     sampler: str = RENOISE
+    guided: bool = True
 
     def filler(self, seed: int, device: torch.device) -> Filler:
         """The door to the samplers for this network."""
         return Filler(self.schedule, self.parameterization, seed, device, self.scale, self.detail)
 
     def settings(self, rollout: RolloutSettings, stage: str) -> PassSettings:
-        """How it samples in the pass ``stage``, a name of ``PASSES``; guidance is built into a network of few calls.
+        """How it samples in the pass ``stage``, a name of ``PASSES``; a network of few calls has guidance built in if its teacher had.
 
         Raises:
             UsageError: several steps of a network that begins without noise.
@@ -73,7 +75,8 @@ class PassNetwork:
         if self.scale != 1 and plain.steps != 1:
             mend = f"rollout.steps_{stage.partition('_')[0]}=1"
             raise UsageError(f"{self.name} begins without noise, so it makes one call, not {plain.steps}: take {mend}")
-        return replace(plain, sampler=self.sampler, guidance=1.0, label_guidance=1.0)
+        few = replace(plain, sampler=self.sampler)
+        return replace(few, guidance=1.0, label_guidance=1.0) if self.guided else few
 
 
 def pass_networks(model: Mapping[str, Any], names: Collection[str], quality: str) -> dict[str, PassNetwork]:
@@ -102,7 +105,7 @@ def _told(model: Mapping[str, Any], name: str) -> PassNetwork:
         raise DrivesimError(f"model.json wants {name} sampled by {sampler!r}, which there is not; update drivesim or export it again")
     return PassNetwork(
         name, build(said["schedule"]), str(said["parameterization"]), entry.get("calls"), float(entry.get("noise", 1.0)),
-        entry.get("known", {}).get("detail"), sampler,
+        entry.get("known", {}).get("detail"), sampler, bool(entry.get("guided", True)),
     )  # fmt: skip
 
 
@@ -137,7 +140,8 @@ def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes
     few = {kind: network for kind, network in serving.items() if network.calls is not None}
     defaults = dict(checkpoint.settings.get("rollout", {}))
     defaults |= {f"steps_{kind}": network.calls for kind, network in few.items()}
-    defaults |= {name: 1.0 for name, passes in GUIDED.items() if all(kind in few for kind in passes)}
+    built_in = {kind for kind, network in few.items() if network.guided}
+    defaults |= {name: 1.0 for name, passes in GUIDED.items() if built_in.issuperset(passes)}
     chosen = RolloutSettings.of(defaults, **{**wishes, "quality": quality})
     _check(chosen, few, wishes)
     return chosen
@@ -146,7 +150,7 @@ def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes
 def _check(chosen: RolloutSettings, few: Mapping[str, PassNetwork], wishes: Mapping[str, Any]) -> None:
     """Can networks of few calls do what was asked of them?"""
     for name, passes in GUIDED.items():
-        refusing = [few[kind].name for kind in passes if kind in few]
+        refusing = [few[kind].name for kind in passes if kind in few and few[kind].guided]
         if refusing and wishes.get(name) not in (None, 1):
             raise UsageError(
                 f"rollout.{name}={wishes[name]}: guidance was built into {' and '.join(refusing)} by distillation and cannot be chosen; "

@@ -113,7 +113,8 @@ class FewCallModule(DiffusionModule):
 
     def settings(self) -> dict[str, Any]:
         lessons = self.lessons
-        said = {"calls": lessons.calls, "noise": lessons.noise, "sampler": lessons.sampler}
+        guided = self.teacher is None or (lessons.guidance, lessons.label_guidance) != (1.0, 1.0)
+        said = {"calls": lessons.calls, "noise": lessons.noise, "sampler": lessons.sampler, "guided": guided}
         names = (self.told, None if self.swappable else self.image_part)
         return {name: {**self.objective.described(), **said} for name in names if name is not None}
 
