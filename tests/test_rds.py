@@ -15,6 +15,7 @@ from drivesim.errors import UsageError
 from drivesim.io.checkpoints import STAGES, Checkpoint
 from drivesim.labels import Scenario
 from drivesim.models.unet import ImageUNet
+from drivesim.simulation.quality import rollout_settings
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Simulator
 from drivesim.simulation.upsample import Upsampler, UpsamplerSettings
@@ -47,6 +48,15 @@ def count(network: nn.Module) -> int:
 def test_every_stage_is_built_and_none_has_content(rds: Untrained) -> None:
     assert list(rds.stages) == sorted({*STAGES.values(), "5_decoder"}, key=list(rds.stages).index)
     assert all(weight.device.type == "meta" for network in rds.stages.values() for weight in network.parameters())
+
+
+def test_the_networks_of_few_calls_are_told_of_as_training_would(rds: Untrained) -> None:
+    """Their spatial weights are frozen: nothing is said of the image network, and no copy of it is a network of its own."""
+    for name in ("prediction_fast", "interpolation_fast"):
+        assert {"schedule", "parameterization", "known", "calls", "noise", "sampler", "guided"} == rds.settings[name].keys()
+    assert not {"image", "image_fast", "prediction"} & rds.settings.keys() and "image_fast" not in rds.networks
+    settings = rollout_settings(rds)
+    assert settings.quality == "fast" and settings.steps_keyframes == rds.settings["prediction_fast"]["calls"]
 
 
 def test_sizes_are_those_of_the_paper(rds: Untrained) -> None:

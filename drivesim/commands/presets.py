@@ -90,8 +90,7 @@ def _told(config: DictConfig) -> dict[str, Any]:
     assert isinstance(objective, DiffusionObjective)
     said = objective.described()
     if "lessons" in node:
-        lessons = build(node["lessons"])
-        said |= {"calls": lessons.calls, "noise": lessons.noise, "sampler": lessons.sampler}
+        said |= build(node["lessons"]).described(taught=node.get("teacher") is not None)
         frozen = node["frozen"] == "spatial" and node.get("unfreeze_at_step") is None  # then the image network is an earlier one
         return {node[key]: said for key in ("part", *(() if frozen else ("image_part",))) if node.get(key)}
     return {node["told"]: said} if node.get("told") else {name: said[name] for name in ("schedule", "parameterization")}

@@ -20,7 +20,8 @@ from drivesim.diffusion.noise import uniform
 from drivesim.diffusion.parameterization import add_noise
 from drivesim.shapes import expand_to, fold_time, unfold_time
 
-__all__ = ["Between", "Known", "LowResolution", "carry_weights", "draw_first_frames", "draw_level", "endpoints", "first_frames", "none_known"]
+__all__ = ["Between", "Known", "LowResolution", "carry_weights", "draw_first_frames", "draw_level", "endpoints", "first_frames",
+           "none_known"]  # fmt: skip
 
 
 def none_known(b: int, t: int) -> Tensor:

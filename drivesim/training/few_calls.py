@@ -88,6 +88,11 @@ class Lessons:
         if not (0 <= self.own_share <= 1 and 0 <= self.critic_noise < 1):
             raise UsageError(f"own_share lies in 0..1 and critic_noise below 1, not {self.own_share} and {self.critic_noise}")
 
+    def described(self, taught: bool) -> dict[str, Any]:
+        """What a sampler must know of a student, as plain values. taught: by a teacher, whose guidance is in the student if it had any."""
+        guided = not taught or (self.guidance, self.label_guidance) != (1.0, 1.0)
+        return {"calls": self.calls, "noise": self.noise, "sampler": self.sampler, "guided": guided}
+
 
 def window_critic(channels: int, width: int = 32, levels: int = 2) -> PatchDiscriminator3d:
     """A critic of windows of latents (b, t, channels, h, w) beside the box raster."""
@@ -112,9 +117,7 @@ class FewCallModule(DiffusionModule):
         """Noise levels of the student's inputs, float64 (K,), falling."""
 
     def settings(self) -> dict[str, Any]:
-        lessons = self.lessons
-        guided = self.teacher is None or (lessons.guidance, lessons.label_guidance) != (1.0, 1.0)
-        said = {"calls": lessons.calls, "noise": lessons.noise, "sampler": lessons.sampler, "guided": guided}
+        said = self.lessons.described(taught=self.teacher is not None)
         names = (self.told, None if self.swappable else self.image_part)
         return {name: {**self.objective.described(), **said} for name in names if name is not None}
 
