@@ -101,7 +101,8 @@ class RolloutStreams:
             self._append(step.labels if len(wanted) == len(step.labels) else step.labels.take(wanted, self.fps))
 
     def _append(self, labels: LabelTrack) -> None:
-        self.records.append(labels, self.clip_id, "requested")
+        with self.timed("labels"):
+            self.records.append(labels, self.clip_id, "requested")
         self.labelled += len(labels)
 
     @contextmanager
