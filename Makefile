@@ -12,7 +12,7 @@ rollout: $(STAMP)
 	$(VENV)/bin/drivesim rollout --minutes 5 --out rollouts/first
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+	$(VENV)/bin/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -127,10 +127,10 @@ VARIANTS: dict[str, Variant] = {
         "temporal attention only, at every place; context in frame slots", "preset.prediction.context=slots",
         "+module.network.conv_sites=[]", f"+module.network.attention_sites=[{','.join([*RESIDUAL, *ATTENTION])}]",
     ),
-    "encoder": _video("context by encoder, the paper's way", "preset.prediction.context=encoder"),
+    "encoder": _video("context by encoder, the paper's way", "preset.prediction.context=encoder", conditions=("2 frames",)),
     "noise_none": _video(
         "no noise on known frames, in training and after", "module.objective.known_policy.clean_share=1.0", level=0.0,
-        conditions=("2 frames", "0 frames", "third window"),
+        conditions=("2 frames", "third window"),
     ),
     "unfrozen": _video(
         "all layers train from the first step, a fifth of the batches single frames", "module.unfreeze_at_step=0",
@@ -139,6 +139,7 @@ VARIANTS: dict[str, Variant] = {
     "decoder_stage_1": Variant("the image decoder as stage 1 left it", "decoder", None),
     "decoder_image": Variant("trained on, without temporal layers", "decoder", "5_decoder", ("preset.temporal_decoder.levels=0",)),
     "decoder_video": Variant("trained on, with temporal layers", "decoder", "5_decoder", ("preset.temporal_decoder.levels=2",)),
+    "bicubic": Variant("no network", "upsampler", None, shared=None),
     "upsampler_image": Variant(
         "trained on, frame by frame", "upsampler", "6_upsampler_image",
         (*_UPSAMPLER, "~module.network", f"+module.network={_FRAME_BY_FRAME}", "datamodule.frames=8", "module.patches.count=1",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,8 +25,9 @@ def awake(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def video() -> nn.Module:
-    return awake(VideoUNet(ImageUNet(4, 16, (1, 2), head_channels=16, embedding=32), 4, frames=3, context="carried", head_channels=16))
+def video(multipliers: Sequence[int] = (1, 2)) -> nn.Module:
+    image = ImageUNet(4, 16, multipliers, head_channels=16, embedding=32)
+    return awake(VideoUNet(image, 4, frames=3, context="carried", head_channels=16))
 
 
 def answer(network: nn.Module) -> Tensor:
@@ -88,7 +91,7 @@ def test_compiled_it_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compiled_for_real_by_the_eager_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     real = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, mode: real(self, backend="eager", fullgraph=True))
-    network = video()
+    network = video((1,))  # tracing takes a second per layer
     for precision, tolerance in (("float32", 1e-5), ("bfloat16", 2e-1)):
         torch.testing.assert_close(answer(accelerate(network, precision, "default")), answer(network), atol=tolerance, rtol=tolerance)
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from toys import write_toy_checkpoint
 
+from drivesim.datasets.sources.synthetic import make_road_world
+
 ROOT = Path(__file__).parents[1]
 # Only the folder is added: the outer environment's own .pth files, which would bring in an editable drivesim, are not read.
 SEE_OUTER = "import sys; sys.path.append({outer!r})"
@@ -106,9 +108,8 @@ def test_toy_rollout_runs(python: Path, tmp_path: Path) -> None:
 def test_judging_runs_with_what_the_wheel_brings(python: Path, tmp_path: Path) -> None:
     """The judge's basis, the detector's weights and the page's templates are data files, which a wheel can lose."""
     drivesim = python.parent / "drivesim"
-    for seed, name in enumerate(("recorded", "made")):
-        words = ["--clips", "4", "--seconds", "5", "--height", "32", "--width", "64", "--seed", str(seed)]
-        run(drivesim, "data", "synth", "--out", name, *words, cwd=tmp_path)
+    run(drivesim, "data", "synth", "--out", "recorded", "--clips", "4", "--seconds", "5", "--height", "32", "--width", "64", cwd=tmp_path)
+    make_road_world(tmp_path / "made", clips=4, seconds=5, height=32, width=64, seed=1)
     parts = ["--protocol", "fd_lite0_lossless", "--parts", "distances,labels", "--no-cache", "split=null", "progress=false"]
     said = run(drivesim, "evaluate", "--real", "recorded", "--generated", "made", *parts, cwd=tmp_path)
     assert "fd_lite0_lossless" in said and "AP50" in said
