@@ -41,6 +41,8 @@ from drivesim.errors import UsageError
 from drivesim.io.atomic import write_json
 
 HERE = Path(__file__).parent
+UPSAMPLERS = {"bicubic": None, "upsampler_image": "upsampler_image", "upsampler_video": "upsampler"}
+"""Variant -> its network in a checkpoint folder."""
 PAGE = """# The paper's ablations, small
 
 {machine}, {date}. {steps} optimiser steps for every variant, {windows} held-out windows of {held_out}, trained on {data}.
@@ -55,7 +57,7 @@ Command: `python benchmarks/ablations.py run --data {data} --held-out {held_out}
 Metrics, smaller is better: `fvd` = {fvd} (clips), `fd` = {fd} (frames), both Frechet distances; `kvd` and `kd` are unbiased kernel
 distances of the same features. None of them is a frozen protocol (size, number of windows), nor FVD or FID. `flicker`: how far frames lie
 from the mean of their neighbours, over the recorded ones' (1 is best). `ap50`: average precision of the shipped detector on reconstructed
-frames, `ap50_recorded` on the recorded ones. Upsamplers are judged at 128x256. ± is the 95% interval over seeds; "within noise" = the
+frames, `ap50_recorded` on the recorded ones. Upsamplers and latent channels are judged at 128x256, on half as many windows. ± is the 95% interval over seeds; "within noise" = the
 interval of the paired difference holds zero.
 
 Unlike the paper: keyframes are a window of 16 consecutive frames at 7.5 fps, with up to two true ones before them, which are not judged
@@ -76,7 +78,7 @@ def judged(bench: Bench, folder: Path, name: str, variant: Variant, seed: int) -
     if variant.kind == "decoder":
         return bench.decoder(folder)
     if variant.kind == "upsampler":
-        return bench.upsampler(folder, "upsampler" if name == "upsampler_video" else "upsampler_image")
+        return bench.upsampler(folder, UPSAMPLERS[name])
     return bench.latents(folder)
 
 
