@@ -184,14 +184,27 @@ def _reached(found: Found, kinds: Sequence[str]) -> str:
 
 
 def _differences(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| comparison | metric | ours | paper | direction |", "|---|---|---|---|---|"]
+    """Distances, one row a comparison with the paper's beside them; then what is no distance."""
+    distances = [row for row in comparisons if "fvd" in row["metrics"]]
+    lines = ["| first - second | fvd | paper | direction | fd | paper | direction | kvd | kd |", "|---" * 9 + "|"]
+    for row in distances:
+        cells = [cell for metric in ("fvd", "fd") for cell in _beside_the_paper(row["metrics"][metric])]
+        lines.append(f"| {' | '.join([row['title'], *cells, *(_said(row['metrics'][metric]) for metric in ('kvd', 'kd'))])} |")
+    lines += ["", "| first - second | metric | difference |", "|---|---|---|"]
     for row in comparisons:
-        for metric, cell in row["metrics"].items():
-            paper = "" if cell["paper"] is None else "{:.2f} ({:g} - {:g})".format(cell["paper"][0] - cell["paper"][1], *cell["paper"])
-            ours = Spread(cell["mean"], cell["half"], cell["seeds"])
-            lines.append(f"| {row['title']} | {metric} | {ours} | {paper} | {cell['verdict']} |")
+        rest = (metric for metric in row["metrics"] if metric not in ("fvd", "kvd", "fd", "kd", "ap50_recorded"))
+        lines += [f"| {row['title']} | {metric} | {_said(row['metrics'][metric])} |" for metric in rest]
     notes = [f"- {row['title']}: {row['why']}" for row in comparisons if row["why"]]
-    return "\n".join(lines) + ("\n\n" + "\n".join(notes) if notes else "")
+    return "\n".join([*lines, "", *notes] if notes else lines)
+
+
+def _beside_the_paper(cell: Mapping[str, Any]) -> tuple[str, str, str]:
+    paper = "" if cell["paper"] is None else "{:.2f} ({:g} - {:g})".format(cell["paper"][0] - cell["paper"][1], *cell["paper"])
+    return str(Spread(cell["mean"], cell["half"], cell["seeds"])), paper, cell["verdict"]
+
+
+def _said(cell: Mapping[str, Any]) -> str:
+    return f"{Spread(cell['mean'], cell['half'], cell['seeds'])}, {cell['verdict']}"
 
 
 def _costs(costs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -201,7 +214,7 @@ def _costs(costs: Mapping[str, Mapping[str, Any]]) -> str:
     for name, cost in costs.items():
         shared = sum(stage["gflop"] for stage in cost.get("shared", {}).values()) / 1e3
         own = cost.get("own")
-        cells = "| | | | | |" if own is None else (
+        cells = "| | | | |" if own is None else (
             f"{own['steps']} | {own['windows_a_step']} x {own['frames_a_window']} | {own['trained_weights'] / 1e6:.2f}M | "
             f"{own['gflop_a_step']:.1f} | {own['gflop'] / 1e3:.2f} | {own['cpu_s']:.0f}"
         )  # fmt: skip

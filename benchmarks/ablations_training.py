@@ -118,7 +118,8 @@ class Workshop:
             folder.mkdir(parents=True, exist_ok=True)
             for path in (path for path in source.iterdir() if path.is_file() and not (folder / path.name).exists()):
                 shutil.copyfile(path, folder / path.name)
-            cost["shared"] = {path.stem.removeprefix("cost_"): json.loads(path.read_text()) for path in sorted(source.glob("cost_*.json"))}
+            used = (stage for stage in SHARED[variant.shared] if stage not in variant.without)
+            cost["shared"] = {stage: json.loads((source / f"cost_{stage}.json").read_text()) for stage in used}
             words.append(f"first_stage.latents={source / 'latents'}")
         if variant.stage:
             cost["own"] = self._train(variant.stage, folder, seed, self.plan.of(variant.stage, shared=False), words, "own")

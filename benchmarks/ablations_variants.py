@@ -17,7 +17,7 @@ CONTEXT, FRAMES = 2, 18
 UNET, TRAINED = "drivesim.models.unet.ImageUNet", "drivesim.training.export.trained_network"
 LATENT: dict[str, Any] = {"base": 32, "multipliers": [1, 2], "blocks": 1, "attention": [2], "head_channels": 16, "embedding": 128}
 PIXEL: dict[str, Any] = {"base": 16, "multipliers": [1, 2, 4], "blocks": 1, "attention": [4], "head_channels": 16, "embedding": 128}
-"""The image network on latents; on pixels over cells of 4x4: narrower where it is finer, as many weights, 1.5 times the operations."""
+"""The image network on latents; on pixels over cells of 4x4: narrower where it is finer, as many weights, 1.6 times the operations."""
 ATTENTION = ["down.2.attention", "middle.0.attention", "up.0.attention", "up.1.attention"]
 RESIDUAL = [f"{place}.residual" for place in ("down.0", "down.2", "middle.0", "middle.1", "up.0", "up.1", "up.3", "up.4")]
 """Places of the image network on latents where temporal layers may stand."""
@@ -55,8 +55,8 @@ class Variant:
     """One thing that is trained and measured.
 
     kind: video, decoder, upsampler or latents: what is measured.   stage: its training stage, None = nothing of its own is trained.
-    words: settings that make it differ.   shared: folder of SHARED whose networks it begins with, None = none.
-    conditions: how a video network is asked; the noise on its known frames has then ``level``.
+    words: settings that make it differ.   shared: folder of SHARED whose networks it begins with, None = none.   without: stages of it
+    that it does not use.   conditions: how a video network is asked; the noise on its known frames has then ``level``.
     """
 
     about: str
@@ -64,6 +64,7 @@ class Variant:
     stage: str | None
     words: tuple[str, ...] = ()
     shared: str | None = "latent"
+    without: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ("2 frames", "0 frames")
     level: float = 0.05
 
@@ -80,6 +81,10 @@ def node(target: str, **values: object) -> str:
 
 def _video(about: str, *words: str, **more: Any) -> Variant:
     return Variant(about, "video", "3_prediction", words, **more)
+
+
+def _decoder(about: str, stage: str | None, *words: str) -> Variant:
+    return Variant(about, "decoder", stage, words, without=("2_image",))
 
 
 def _latents(channels: int) -> Variant:
@@ -120,7 +125,7 @@ VARIANTS: dict[str, Variant] = {
     "pixel": _video("diffusion on pixels", *_PIXEL, shared="pixel"),
     "end_to_end": _video(
         "no image pre-training, everything trained", "module.frozen=none", "~module.network.image",
-        f"+module.network.image={node(UNET, channels=8, **LATENT)}",
+        f"+module.network.image={node(UNET, channels=8, **LATENT)}", without=("2_image",),
     ),
     "slots": _video("context in frame slots", "preset.prediction.context=slots"),
     "attention_only": _video(
@@ -136,9 +141,9 @@ VARIANTS: dict[str, Variant] = {
         "all layers train from the first step, a fifth of the batches single frames", "module.unfreeze_at_step=0",
         "module.unfrozen_scale=1.0",
     ),
-    "decoder_stage_1": Variant("the image decoder as stage 1 left it", "decoder", None),
-    "decoder_image": Variant("trained on, without temporal layers", "decoder", "5_decoder", ("preset.temporal_decoder.levels=0",)),
-    "decoder_video": Variant("trained on, with temporal layers", "decoder", "5_decoder", ("preset.temporal_decoder.levels=2",)),
+    "decoder_stage_1": _decoder("the image decoder as stage 1 left it", None),
+    "decoder_image": _decoder("trained on, without temporal layers", "5_decoder", "preset.temporal_decoder.levels=0"),
+    "decoder_video": _decoder("trained on, with temporal layers", "5_decoder", "preset.temporal_decoder.levels=2"),
     "bicubic": Variant("no network", "upsampler", None, shared=None),
     "upsampler_image": Variant(
         "trained on, frame by frame", "upsampler", "6_upsampler_image",

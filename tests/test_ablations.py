@@ -113,7 +113,7 @@ def test_the_page_is_written_from_what_is_there(tmp_path: Path, capsys: pytest.C
     args = argparse.Namespace(out=tmp_path, results=tmp_path / "all.json", page=page, plot=tmp_path / "docs" / "images" / "plot.png")
     ablations.table(args)
     text = page.read_text()
-    assert "| pixel space - latents | fvd | -0.49 ± 0.025 | 105.39 (639.56 - 534.17) | differs |" in text
+    assert "| pixel space - latents | -0.49 ± 0.025 | 105.39 (639.56 - 534.17) | differs | -0.98 ± 0.05 | 11.44 (59.7 - 48.26) |" in text
     assert "differs: pixel space - latents (fvd); pixel space - latents (fd)." in text
     assert "(images/plot.png)" in text and args.plot.stat().st_size > 0
     assert json.loads(args.results.read_text())["metrics"]["fvd"] == "fvd_lite0_4x16_64x128_lossless"
