@@ -114,7 +114,7 @@ def finish(workshop: Workshop, bench: Bench, name: str, seed: int, told: Mapping
     write_json(path, without_nan({"variant": name, "seed": seed, **told, **machine(), "judged": found, "cost": cost, "cpu_s": seconds}))
     print(f"{name}, seed {seed}: {seconds['train']:.0f} s + {seconds['judge']:.0f} s of processor time, {found}", flush=True)
     if not keep:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _same(path: Path, told: Mapping[str, Any]) -> None:
