@@ -122,10 +122,8 @@ class FewCallModule(DiffusionModule):
         return {name: {**self.objective.described(), **said} for name in names if name is not None}
 
     def trained_groups(self) -> list[dict[str, Any]]:
-        decay = self.optimization.weight_decay
-        return super().trained_groups() + (
-            [] if self.critic is None else weight_groups(self.critic.parameters(), decay, scale=self.lessons.critic_scale)
-        )
+        critic = () if self.critic is None else self.critic.parameters()
+        return super().trained_groups() + weight_groups(critic, self.optimization.weight_decay, scale=self.lessons.critic_scale)
 
     # steps
 
@@ -218,10 +216,9 @@ class FewCallModule(DiffusionModule):
                     self.teacher, self.objective.parameterization, told, _rows(known, rows),
                     context_scale=lessons.guidance, label_scale=lessons.label_guidance, null_labels=drop_labels(told, 1.0),
                 )  # fmt: skip
-                first, steps = place * lessons.teacher_steps, lessons.teacher_steps if lessons.sampler == "ddim" else None
-                path = grid[first : None if steps is None else first + steps + 1]
-                reached = SAMPLERS["dpmpp_2m"](denoiser, noised[rows], path)
-                taught[rows] = leading_to(reached, noised[rows], path).to(taught)
+                first = place * lessons.teacher_steps
+                path = grid[first : first + lessons.teacher_steps + 1] if lessons.sampler == "ddim" else grid[first:]
+                taught[rows] = leading_to(SAMPLERS["dpmpp_2m"](denoiser, noised[rows], path), noised[rows], path).to(taught)
         return taught
 
     # the critic
@@ -273,10 +270,8 @@ class FewCallModule(DiffusionModule):
             return self.answer(self.average, x, sigma, dict(labels), known)
 
         start, grid = self._start(gaussian(like, draws)), self.objective.schedule.grid(self.lessons.calls)
-        if self.lessons.sampler == "ddim":
-            made = SAMPLERS["ddim"](denoise, start, grid)
-        else:
-            made = renoise(denoise, start, grid, lambda step: gaussian(like, draws))
+        fresh = {} if self.lessons.sampler == "ddim" else {"noise": lambda step: gaussian(like, draws)}
+        made = {**SAMPLERS, "renoise": renoise}[self.lessons.sampler](denoise, start, grid, **fresh)
         return made if known is None else known.outward(known.keep(made))
 
 
