@@ -210,7 +210,7 @@ def _require_same(out: Path, identity: dict[str, Any]) -> None:
     before = json.loads(stamp.read_text(encoding="utf-8"))
     differing = [name for name in identity if identity[name] != before.get(name)]
     if differing:
-        raise UsageError(f"{out} was begun with another {', '.join(differing)}; choose another folder, or remove it")
+        raise UsageError(f"{out} holds clips that differ in {', '.join(differing)}; choose another folder, or remove it")
 
 
 @contextmanager

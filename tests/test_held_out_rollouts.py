@@ -56,9 +56,9 @@ def test_spans_are_seeded_by_their_place_among_all(world: Path) -> None:
 def test_a_folder_of_other_weights_or_settings_is_refused(world: Path, tmp_path: Path) -> None:
     redriven(world, tmp_path / "made")
     redriven(world, tmp_path / "made")
-    with pytest.raises(UsageError, match="another request;"):
+    with pytest.raises(UsageError, match="differ in request;"):
         redriven(world, tmp_path / "made", request="nothing")
-    with pytest.raises(UsageError, match="another checkpoint;"):
+    with pytest.raises(UsageError, match="differ in checkpoint;"):
         redriven(world, tmp_path / "made", weights="others")
     (tmp_path / "made" / rollouts.STAMP).unlink()
     (tmp_path / "made" / "videos").mkdir()
