@@ -14,10 +14,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 
 from drivesim import cli
+from drivesim.diffusion.noise import zero_terminal_cosine
+from drivesim.diffusion.objective import DiffusionObjective
+from drivesim.errors import UsageError
+from drivesim.models.autoencoder import IdentityAutoencoder
+from drivesim.models.unet import ImageUNet
+from drivesim.models.video_unet import VideoUNet
+from drivesim.training.diffusion_module import DiffusionModule
+from drivesim.training.learning_rate import Optimization
 
 STEPS, EPOCH = 6, 8
 SHORT = (f"trainer.max_steps={STEPS}", "trainer.limit_val_batches=0", "trainer.accelerator=cpu", "module.sampling_steps=2",
@@ -69,3 +78,21 @@ def test_two_processes_train_as_one(begun: tuple[Path, Path], tmp_path: Path) ->
     torch.testing.assert_close(two["state_dict"], one["state_dict"], rtol=1e-4, atol=1e-5)
     begun_at_zero = [value for name, value in one["state_dict"].items() if name.startswith("network.temporal.") and "conv2.weight" in name]
     assert min(float(value.abs().max()) for value in begun_at_zero) > 1e-3, "weights that did not move would be equal, too"
+
+
+@pytest.mark.parametrize(("strategy", "refused"), [("ddp", True), ("ddp_find_unused_parameters_true", False)])
+def test_single_frames_need_a_strategy_that_does_not_wait(strategy: str, refused: bool) -> None:
+    """Half the processes without gradients of the temporal layers: plain DDP hangs in the first such step."""
+    image = ImageUNet(3, base=8, multipliers=(1, 2), attention=(), head_channels=8, embedding=16)
+    network = VideoUNet(image, 3, frames=4, head_channels=8, embedding=16)
+    objective = DiffusionObjective(zero_terminal_cosine())
+    module = DiffusionModule(network, objective, IdentityAutoencoder(), "prediction", Optimization(), frozen="spatial", unfreeze_at_step=2)
+    trainer = L.Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False, enable_checkpointing=False)
+    module.trainer = trainer
+    if not refused:
+        module.setup("fit")
+        return
+    with pytest.raises(UsageError, match="ddp_find_unused_parameters_true"):
+        module.setup("fit")
+    module.single_frames = 0.0
+    module.setup("fit")

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -102,7 +104,16 @@ class DiffusionModule(StageModule):
 
     def setup(self, stage: str) -> None:
         """Freeze before a strategy wraps the network. Strategies for several processes must know every weight that will ever train, so
-        there a network that is unfrozen later is held still by a learning rate of zero instead."""
+        there a network that is unfrozen later is held still by a learning rate of zero instead.
+
+        Raises:
+            UsageError: single frames under a strategy that would wait for ever for the gradients of the temporal layers left out.
+        """
+        if self.unfreeze_at_step is not None and self.single_frames > 0 and _waits_for_all_weights(self.trainer):
+            raise UsageError(
+                "batches of single frames leave the temporal layers out, and processes would wait for their gradients for ever: set "
+                "trainer.strategy=ddp_find_unused_parameters_true, or module.single_frames=0"
+            )
         if self.frozen == "spatial" and (self.unfreeze_at_step is None or self.trainer.world_size == 1):
             set_trainable(self._spatial(), False)
 
@@ -219,6 +230,12 @@ class DiffusionModule(StageModule):
         denoiser = window_denoiser(self.average, self.objective.parameterization, labels, known)
         made = SAMPLERS["ddim"](denoiser, gaussian(like, draws), self.objective.schedule.grid(self.sampling_steps))
         return made if known is None else known.outward(known.keep(made))
+
+
+def _waits_for_all_weights(trainer: L.Trainer) -> bool:
+    """Plain DDP reduces the gradient of every weight in every step, whether or not all processes have it."""
+    strategy = trainer.strategy
+    return isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False)
 
 
 def _check_channels(network: nn.Module, autoencoder: nn.Module) -> None:
