@@ -237,7 +237,9 @@ def plot(comparisons: Sequence[Mapping[str, Any]]) -> Figure:
                 first, second = cell["paper"]
                 axes.plot(100 * (first / second - 1), place, "D", color="C1", fillstyle="none", markersize=5)
         axes.axvline(0, color="0.6", linewidth=0.8)
-        axes.set(title=title, xlabel="difference in % of the second", xscale="symlog")
+        axes.set(title=title, xlabel="difference in % of the second")
+        axes.set_xscale("symlog", linthresh=10)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_yticks(range(len(rows)), [row["title"] for row in rows])
     panels[0].plot([], [], "D", color="C1", fillstyle="none", label="the paper")
     panels[0].legend(frameon=False, fontsize="small")
