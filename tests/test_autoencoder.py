@@ -88,6 +88,23 @@ def test_decoding_in_overlapping_chunks_equals_decoding_at_once() -> None:
         assert torch.allclose(part, whole[:, start : start + 4], atol=1e-4)
 
 
+@pytest.mark.parametrize("levels", [0, 1, 2])
+@pytest.mark.parametrize("norm", ["none", "group"])
+@pytest.mark.parametrize("kept", [slice(None), slice(3, 14), slice(0, 2), slice(15, None)])
+def test_frames_that_are_not_kept_are_looked_at_all_the_same(levels: int, norm: str, kept: slice) -> None:
+    """With and without gradients, which decide how many frames go through the last levels at once; latents stay as they are."""
+    torch.manual_seed(1)
+    network = toy(norm=norm, widths=(8, 8, 16), temporal_levels=levels)
+    latents = torch.randn(2, 19, 4, 2, 4)
+    before, whole = latents.clone(), network.decode(latents).detach()
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            torch.testing.assert_close(network.decode(latents, kept), whole[:, kept], rtol=1e-4, atol=1e-5)
+    assert torch.equal(latents, before)
+    if levels and kept != slice(None):
+        assert not torch.allclose(network.decode(latents[:, kept]), whole[:, kept], atol=1e-3), "they matter"
+
+
 def test_frames_depend_on_neighbours_within_the_receptive_field_only() -> None:
     video = trained_video_decoder()
     latents = torch.randn(1, 13, 4, 2, 2)
@@ -117,4 +134,5 @@ def test_identity_autoencoder_is_the_identity() -> None:
     frames = torch.rand(2, 3, 8, 8)
     assert torch.equal(network.encode(frames), frames)
     assert torch.equal(network.decode(frames[None])[0], frames)
+    assert torch.equal(network.decode(frames[None], slice(1, 2))[0], frames[1:])
     assert isinstance(build(network.recipe), IdentityAutoencoder)

@@ -109,6 +109,8 @@ def test_the_autoencoder_is_a_first_stage(tmp_path: Path) -> None:
     frames = torch.rand(6, 3, 8, 16) * 2 - 1
     latents = network.encode(frames)
     torch.testing.assert_close(latents, 0.5 * network.autoencoder.encode(frames).latent_dist.mean)
-    assert network.decode(latents.unflatten(0, (2, 3))).shape == (2, 3, 3, 8, 16)
+    whole = network.decode(latents.unflatten(0, (2, 3)))
+    assert whole.shape == (2, 3, 3, 8, 16)
+    torch.testing.assert_close(network.decode(latents.unflatten(0, (2, 3)), slice(1, 3)), whole[:, 1:])
     network.autoencoder.save_pretrained(tmp_path)
     assert torch.equal(PretrainedAutoencoder.from_folder(tmp_path).eval().encode(frames), latents)

@@ -108,7 +108,7 @@ def test_chunked_decode_equals_all_at_once(checkpoint: Checkpoint) -> None:
     latents = torch.randn(1, 23, 4, 8, 16, generator=torch.Generator().manual_seed(0))
     whole = autoencoder.decode(latents)[0]
     for size in (1, 4, 10):
-        parts = [autoencoder.decode(latents[:, one.first_in : one.last_in])[0, one.kept] for one in decode_chunks(23, size, overlap)]
+        parts = [autoencoder.decode(latents[:, one.first_in : one.last_in], one.kept)[0] for one in decode_chunks(23, size, overlap)]
         assert torch.allclose(torch.cat(parts), whole, atol=1e-4)
         short = [autoencoder.decode(latents[:, one.first : one.last])[0] for one in decode_chunks(23, size, overlap)]
         assert not torch.allclose(torch.cat(short), whole, atol=1e-4), "without overlap it must not hold"
@@ -129,9 +129,9 @@ def test_a_start_picture_is_the_first_frame(checkpoint: Checkpoint, monkeypatch:
     kept: list[Tensor] = []
     decode = machine.autoencoder.decode
 
-    def watched(latents: Tensor) -> Tensor:
+    def watched(latents: Tensor, wanted: slice) -> Tensor:
         kept.append(latents)
-        return decode(latents)
+        return decode(latents, wanted)
 
     monkeypatch.setattr(machine.autoencoder, "decode", watched)
     next(machine.run(scenario(), start))

@@ -20,7 +20,12 @@ from drivesim.models.temporal import AlphaMix, TemporalConv
 from drivesim.recipes import recipe
 from drivesim.shapes import fold_time, unfold_time
 
-__all__ = ["Autoencoder", "IdentityAutoencoder"]
+__all__ = ["ALL_FRAMES", "Autoencoder", "IdentityAutoencoder"]
+
+
+ALL_FRAMES = slice(None)
+PIECE = 8
+"""Frames that go through the decoder's last levels together. These are wide, and what they make should stay near the processor."""
 
 
 class IdentityAutoencoder(nn.Module):
@@ -38,9 +43,9 @@ class IdentityAutoencoder(nn.Module):
         """(f, 3, H, W) in [-1, 1] -> the same."""
         return frames
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(b, t, 3, H, W) -> the same."""
-        return latents
+    def decode(self, latents: Tensor, kept: slice = ALL_FRAMES) -> Tensor:
+        """(b, t, 3, H, W) -> the frames ``kept`` of them."""
+        return latents[:, kept]
 
 
 def _norm(kind: str, width: int) -> nn.Module:
@@ -62,7 +67,12 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+        return self.skip(x) + self.conv2(_silu(self.norm2(h)))
+
+
+def _silu(x: Tensor) -> Tensor:
+    """SiLU of what nobody else holds: in its place, where no gradient will ask for it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class SpaceTimeConv(nn.Conv3d):
@@ -86,6 +96,9 @@ class TemporalBlock(nn.Module):
     z' = z + convolutions, whose last one starts at zero: identity at insertion, while a = sigmoid(0) = 0.5 lets gradients through.
     ``kernel`` is the size in the picture: 3 as in the paper's decoder (3x3x3), 1 where speed counts.
     """
+
+    reach = 2
+    """Frames on either side that one frame depends on: two kernels of three."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -115,15 +128,41 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(levels[-1], 3 * stem**2, 3, padding=1)
         self.head = nn.PixelShuffle(stem)
 
-    def forward(self, latents: Tensor, temporal: nn.ModuleList | None = None, frames: int = 1) -> Tensor:
-        x = self.attention(self.conv_in(latents))
-        for index, level in enumerate(self.levels):
-            x = level(x)
-            if temporal is not None and index < len(temporal):
-                x = temporal[index](x, frames)
-            if index < len(self.up):
-                x = self.up[index](x)
-        return self.head(self.conv_out(F.silu(self.norm_out(x))))
+    def forward(self, latents: Tensor, temporal: nn.ModuleList | None = None, frames: int = 1, kept: slice = ALL_FRAMES) -> Tensor:
+        """Latents (b * t, c, h, w) of windows of t = ``frames`` -> frames (b * n, 3, H, W), those n that are ``kept`` of each window.
+
+        The others are looked at by the temporal layers only, so every level works on as few of them as those behind it still need.
+        """
+        blocks, wanted = list(temporal or ()), range(frames)[kept]
+        seen, x = range(frames), latents
+        for index, block in enumerate(blocks):
+            seen, x = _narrowed(x, seen, wanted, TemporalBlock.reach * (len(blocks) - index))
+            x = self._up(index - 1, x) if index else self.attention(self.conv_in(x))
+            x = block(self.levels[index](x), len(seen))
+        _, x = _narrowed(x, seen, wanted, 0)
+        if torch.is_grad_enabled() or len(x) <= PIECE:
+            return self._frame_by_frame(x, len(blocks))
+        return torch.cat([self._frame_by_frame(piece, len(blocks)) for piece in x.split(PIECE)])
+
+    def _frame_by_frame(self, x: Tensor, first: int) -> Tensor:
+        """Levels from ``first`` on, which do not look at other frames, and the head."""
+        for index in range(first, len(self.levels)):
+            x = self.levels[index](self._up(index - 1, x) if index else self.attention(self.conv_in(x)))
+        return self.head(self.conv_out(_silu(self.norm_out(x))))
+
+    def _up(self, index: int, x: Tensor) -> Tensor:
+        """To the size of the next level."""
+        larger: Tensor = self.up[index](x)
+        return larger
+
+
+def _narrowed(x: Tensor, seen: range, wanted: range, reach: int) -> tuple[range, Tensor]:
+    """x (b * t, c, h, w) of the frames ``seen`` of each window -> those of them that lie at most ``reach`` from one ``wanted``."""
+    near = range(max(wanted.start - reach, seen.start), min(wanted.stop + reach, seen.stop))
+    if near == seen:
+        return seen, x
+    part = unfold_time(x, len(seen))[:, near.start - seen.start : near.stop - seen.start]
+    return near, fold_time(part).contiguous(memory_format=torch.channels_last)
 
 
 def _encoder(latent_channels: int, widths: Sequence[int], blocks: int, stem: int, attention: bool, norm: str) -> nn.Sequential:
@@ -174,8 +213,8 @@ class Autoencoder(nn.Module):
 
     @property
     def receptive_frames(self) -> int:
-        """Frames on either side that one decoded frame depends on: two kernels of three per temporal block."""
-        return 2 * len(self.decoder_temporal)
+        """Frames on either side that one decoded frame depends on."""
+        return TemporalBlock.reach * len(self.decoder_temporal)
 
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(f, 3, H, W) in [-1, 1] -> mean and log-variance (f, c, h, w) of the unnormalised latents.
@@ -192,15 +231,18 @@ class Autoencoder(nn.Module):
         """(f, 3, H, W) in [-1, 1] -> normalised latents (f, c, h, w), the posterior's mean."""
         return self.normalise(self.posterior(frames)[0])
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents (b, t, c, h, w) -> frames (b, t, 3, H, W), about [-1, 1] (not clipped)."""
+    def decode(self, latents: Tensor, kept: slice = ALL_FRAMES) -> Tensor:
+        """Normalised latents (b, t, c, h, w) -> frames (b, t, 3, H, W), about [-1, 1] (not clipped); ``kept``: those n of each window only,
+        (b, n, 3, H, W), the same as if all were decoded."""
         temporal = self.decoder_temporal if len(self.decoder_temporal) and latents.shape[1] > 1 else None
-        frames = self.decode_raw(self.denormalise(fold_time(latents)), temporal, latents.shape[1])
-        return unfold_time(frames, latents.shape[1])
+        frames = self.decode_raw(self.denormalise(fold_time(latents)), temporal, latents.shape[1], kept)
+        return unfold_time(frames, len(range(latents.shape[1])[kept]))
 
-    def decode_raw(self, latents: Tensor, temporal: nn.ModuleList | None = None, frames: int = 1) -> Tensor:
+    def decode_raw(
+        self, latents: Tensor, temporal: nn.ModuleList | None = None, frames: int = 1, kept: slice = ALL_FRAMES
+    ) -> Tensor:  # fmt: skip
         """Unnormalised latents (f, c, h, w) -> frames (f, 3, H, W): what the losses of the first stage see."""
-        return self.decoder(latents.contiguous(memory_format=torch.channels_last), temporal, frames)
+        return self.decoder(latents.contiguous(memory_format=torch.channels_last), temporal, frames, kept)
 
     def normalise(self, latents: Tensor) -> Tensor:
         return (latents - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from drivesim.errors import DrivesimError
+from drivesim.models.autoencoder import ALL_FRAMES
 from drivesim.models.blocks import channels_last, recompute
 from drivesim.models.conditioning import BoxRaster, LabelEmbedder
 from drivesim.models.unet import ImageNetwork
@@ -138,10 +139,10 @@ class PretrainedAutoencoder(nn.Module):
         """(F, 3, H, W) in [-1, 1] -> the most likely latents (F, C, H / downsample, W / downsample)."""
         return (self.autoencoder.encode(frames).latent_dist.mode() - self.shift) * self.scale
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, T, C, h, w) -> (B, T, 3, H, W), about [-1, 1]."""
-        flat = fold_time(latents) / self.scale + self.shift
-        return unfold_time(self.autoencoder.decode(flat).sample, latents.shape[1])
+    def decode(self, latents: Tensor, kept: slice = ALL_FRAMES) -> Tensor:
+        """(B, T, C, h, w) -> (B, T, 3, H, W), about [-1, 1]; ``kept``: those frames of each window only."""
+        wanted = latents[:, kept]
+        return unfold_time(self.autoencoder.decode(fold_time(wanted) / self.scale + self.shift).sample, wanted.shape[1])
 
 
 def _diffusers(name: str) -> Any:

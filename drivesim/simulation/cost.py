@@ -118,8 +118,9 @@ class Costs:
 
     def decode(self, frames: int = 1) -> Call:
         """A chunk of ``frames``, and what the decoder looks at around it."""
-        latents = frames + 2 * int(self.autoencoder.receptive_frames)
-        return self._once(("decode", latents), lambda: self.autoencoder.decode(torch.zeros(1, latents, *self.latent_shape)))
+        reach = int(self.autoencoder.receptive_frames)
+        latents = (1, reach + frames + reach, *self.latent_shape)
+        return self._once(("decode", frames), lambda: self.autoencoder.decode(torch.zeros(latents), slice(reach, reach + frames)))
 
     def enlarge(self, tile: int) -> Call:
         """One window of one tile of ``tile`` small pixels, 0 = whole frames, and the whole frames that it is a piece of."""
@@ -142,8 +143,8 @@ class Costs:
         return _line((1, self.interpolation(1).live), (3, self.interpolation(3).live), batch)
 
     def decode_live(self, frames: int) -> int:
-        """Bytes alive at once, from the straight line through two chunks."""
-        return _line((4, self.decode(4).live), (12, self.decode(12).live), frames)
+        """Bytes alive at once; no straight line, because the last levels take some frames at a time."""
+        return self.decode(frames).live
 
     def live(self) -> int:
         """Bytes alive at once in the pass that needs most, with the sizes of the settings."""
@@ -169,17 +170,24 @@ class Costs:
         settings = self.settings
         plan = plan_rollout(duration_s, settings.fps, float(self.model["keyframe_fps"]), self.window)
         pairs = sum(plan.level_frames(level) - 1 for level in range(plan.levels))
-        chunks = list(decode_chunks(plan.frames, settings.decode_frames, int(self.autoencoder.receptive_frames)))
-        decoded = sum(chunk.last_in - chunk.first_in for chunk in chunks)
         steps = {kind: _calls(network.settings(settings, kind)) for kind, network in self.serving.items()}
         result = {"image": steps["image"] * self.image().flop}
         result["keyframes"] = sum(1 for _ in plan.windows()) * steps["keyframes"] * self.keyframes().flop
         if pairs:
             result["interpolation"] = pairs * steps["interpolation"] * self.interpolation().flop
-        result["decode"] = decoded / (1 + 2 * int(self.autoencoder.receptive_frames)) * self.decode().flop
+        result["decode"] = self._decoding(plan.frames)
         if self.upsampling is not None:
             result["upsampling"] = self._enlarging(plan.frames, self.upsampling)
         return result
+
+    def _decoding(self, frames: int) -> float:
+        """Every frame once, and at the borders of chunks what is only looked at: half of that of ``decode`` on each side, where there is
+        something."""
+        reach = int(self.autoencoder.receptive_frames)
+        chunks = decode_chunks(frames, self.settings.decode_frames, reach)
+        sides = sum(chunk.last_in - chunk.last + chunk.first - chunk.first_in for chunk in chunks) / max(reach, 1)
+        each = self.decode(2).flop - self.decode(1).flop
+        return frames * each + sides / 2 * (self.decode(1).flop - each)
 
     def _enlarging(self, frames: int, settings: UpsamplerSettings) -> float:
         network = self._enlarger

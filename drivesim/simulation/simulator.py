@@ -257,7 +257,7 @@ class _Run:
 
     def _frames(self, latents: Tensor, chunk: Chunk) -> np.ndarray:
         with self.timed("decode"):
-            frames = self.simulator.autoencoder.decode(latents[None])[0, chunk.kept]
+            frames = self.simulator.autoencoder.decode(latents[None], chunk.kept)[0]
             if not torch.isfinite(frames).all():
                 where = f"frames {chunk.first} to {chunk.last - 1} ({chunk.first / self.plan.fps:.1f} s)"
                 raise DrivesimError(f"the decoder made non-finite {where}; try --device cpu or another seed, or check the autoencoder")
