@@ -5,9 +5,10 @@
     python benchmarks/mini_quality.py ... --part fast long --threads 1
 
 ``good``: held-out spans driven again from their labels, from none and from two recorded keyframes, and how much farther they are from test
-clips than train clips are; copies; real clips apart. ``fast``: the same spans and seeds in few calls and in many. ``labels``: is what was
-asked for in the picture? ``guidance``: what the scale of label guidance buys and costs, over keyframes alone (it touches nothing else).
-``long``: minutes by day and night; ``--compare`` draws the drift of another --work folder beside. ``table``: all as Markdown and JSON.
+clips than train clips are; copies; real clips apart. ``stages``: which stage brings how much of that distance. ``fast``: the same spans and
+seeds in few calls and in many. ``labels``: is what was asked for in the picture? ``guidance``: what the scale of label guidance buys and
+costs, over keyframes alone (it touches nothing else). ``long``: minutes by day and night; ``--compare`` draws the drift of another --work
+folder beside. ``table``: all as Markdown and JSON.
 
 Everything is kept in --work: clips and rollouts by what fixes their pixels, results by what they follow from. What is there is not made
 again, so a run that was stopped goes on, and processes that are given one folder share the work. A part says what its clips took to make
@@ -34,6 +35,7 @@ from mini_quality_labels import differences, empty_roads, fidelity, look_at_all,
 from mini_quality_long import long_rollouts
 from mini_quality_plots import plot_before_after, plot_guidance
 from mini_quality_sets import Bench, Pair
+from mini_quality_stages import stages as stages_of
 from mini_quality_table import cost, markdown, rows_of, written
 
 from drivesim.errors import DrivesimError, UsageError
@@ -80,6 +82,10 @@ def guidance(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows}
 
 
+def stages(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
+    return stages_of(bench, bench.spans_for(args.stage_windows, Task(0, args.frames)), args.frames, args.quality)
+
+
 def long(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     return long_rollouts(bench, args.seeds, args.minutes, args.quality, _plots(bench, ""))
 
@@ -97,6 +103,7 @@ PARTS = {
     "fast": Part(fast, ("fast_windows", "frames", "judged_frames")),
     "labels": Part(labels, ("quality", "windows", "frames", "judged_frames", "empty_spans")),
     "guidance": Part(guidance, ("scales", "guidance_spans", "frames", "judged_frames")),
+    "stages": Part(stages, ("quality", "stage_windows", "frames")),
     "long": Part(long, ("quality", "seeds", "minutes")),
 }
 
@@ -157,6 +164,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     counts.add_argument("--longer-windows", type=int, default=64, help="of longer spans, for good; 0 = none")
     counts.add_argument("--longer-frames", type=int, default=193)
     counts.add_argument("--fast-windows", type=int, default=64, help="in each quality")
+    counts.add_argument("--stage-windows", type=int, default=64, help="for each stage")
     counts.add_argument("--judged-frames", type=int, default=300, help="most frames of each side that the detector looks at")
     counts.add_argument("--empty-spans", type=int, default=8, help="with nothing requested")
     counts.add_argument("--guidance-spans", type=int, default=16, help="for each scale")
@@ -169,8 +177,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compare", type=Path, help="--work folder of an earlier version, for a plot of both drifts")
     parser.add_argument("--out", type=Path, help="JSON that the table goes to, too")
     args = parser.parse_args(words)
-    small = [name for name in ("windows", "fast_windows", "judged_frames", "empty_spans", "guidance_spans", "seeds", "resamples")
-             if getattr(args, name) < 1]  # fmt: skip
+    counted = ("windows", "fast_windows", "stage_windows", "judged_frames", "empty_spans", "guidance_spans", "seeds", "resamples")
+    small = [name for name in counted if getattr(args, name) < 1]
     small += [name for name in ("frames", "longer_frames") if getattr(args, name) < 17]
     if small:
         parser.error(f"--{small[0].replace('_', '-')} is too small; the help says what it counts, and a span holds at least 17 frames")

@@ -65,7 +65,7 @@ def rows_of(found: Mapping[str, Found], checkpoint: str) -> list[Row]:
         if result["inputs"]["checkpoint"] != checkpoint:
             other = result["inputs"]["checkpoint"][:8]
             raise UsageError(f"the kept result of {part} is of other weights ({other}); run --part {part} again")
-    readers = {"good": _good, "fast": _fast, "labels": _labels, "guidance": _guidance, "long": _long}
+    readers = {"good": _good, "fast": _fast, "labels": _labels, "guidance": _guidance, "stages": _stages, "long": _long}
     return [row for part, reader in readers.items() if part in found for row in reader(found[part]["found"])]
 
 
@@ -144,6 +144,15 @@ def _guidance(found: Found) -> Iterator[Row]:
     for row in found["rows"]:
         note = f"fd_lite0 {row['frechet']['value']:.3g} (N = {row['n']}), crowdedness {_plain(row['figures']['crowdedness']['value'])}"
         yield _row("guidance", f"AP50 at a scale of {row['label_guidance']:g}", row["figures"]["ap50"], note=note)
+
+
+def _stages(found: Found) -> Iterator[Row]:
+    names = {"decoder": "latents of recordings, decoded", "linear": "recorded keyframes, latents mixed linearly",
+             "interpolation": "recorded keyframes, interpolated", "everything": "all made"}  # fmt: skip
+    for rung, what in names.items():
+        told = found["rungs"][rung]
+        note = f"PSNR {told['psnr']:.1f} dB, sharpness from keyframe to keyframe {' '.join(f'{value:.4f}' for value in told['sharpness'])}"
+        yield _row("stages", f"fvd_lite0, {what}", told["frechet"], note=f"{note}; N = {found['n']}, {found['quality']}")
 
 
 def _long(found: Found) -> Iterator[Row]:

@@ -68,10 +68,8 @@ def bench_of(world: Path, work: Path) -> Any:
 
 
 def words(world: Path, work: Path, *more: object) -> list[str]:
-    sizes = (
-        "--split train --windows 3 --frames 17 --longer-windows 2 --longer-frames 33 --fast-windows 2 --judged-frames 12 --empty-spans 1"
-    )
-    sweep = "--guidance-spans 2 --scales 1 2 --seeds 2 --minutes 0.08 --resamples 9"
+    sizes = "--split train --windows 3 --frames 17 --longer-windows 2 --longer-frames 33 --fast-windows 2 --judged-frames 12"
+    sweep = "--stage-windows 2 --empty-spans 1 --guidance-spans 2 --scales 1 2 --seeds 2 --minutes 0.08 --resamples 9"
     named = ["--checkpoint", world / "weights", "--data", world / "held", "--train", world / "seen", "--work", work, "--cache", work / "c"]
     return [*map(str, named), *sizes.split(), *sweep.split(), *map(str, more)]
 
@@ -206,7 +204,7 @@ def test_every_part_is_made_once_and_kept(world: Path, tmp_path: Path, capsys: p
     mini_quality.main(words(world, work, "--real", world / "seen", "--out", out))
     said, written = capsys.readouterr().out, json.loads(out.read_text())
     parts = {row["part"] for row in written["rows"]}
-    assert parts == {"good, 0 context", "good, 2 context", "fast", "labels", "guidance", "long", "long, day", "long, night"}
+    assert parts == {"good, 0 context", "good, 2 context", "fast", "labels", "guidance", "stages", "long", "long, day", "long, night"}
     assert {row["met"] for row in written["rows"] if "made over train" in row["what"]} == {None}  # 4 windows say nothing
     assert "fvd_lite0, made over train, first 10 s (2.27 s spans)" in said and "cost of a frame, fast over full" in said
     assert set(written["parts"]) == set(mini_quality.PARTS) and written["parts"]["fast"]["found"]["cost"]["fast"]["calls"]["keyframes"] == 1
@@ -214,7 +212,7 @@ def test_every_part_is_made_once_and_kept(world: Path, tmp_path: Path, capsys: p
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*.mp4")}
     mini_quality.main(words(world, work, "--real", world / "seen", "--part", *mini_quality.PARTS, "--compare", work))
     said = capsys.readouterr().out
-    assert said.count("kept from") == 5 and (work / "plots" / "drift_before_after.png").is_file()
+    assert said.count("kept from") == 6 and (work / "plots" / "drift_before_after.png").is_file()
     mini_quality.main(words(world, work, "--part", "labels", "--judged-frames", "9"))
     assert "labels: " in (said := capsys.readouterr().out) and "kept" not in said
     assert before == {path: path.stat().st_mtime_ns for path in work.rglob("*.mp4")}

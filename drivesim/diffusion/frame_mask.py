@@ -140,6 +140,10 @@ class Known:
         """A clean estimate (b, t, c, h, w) with the known frames set to what is known of them."""
         return torch.where(expand_to(self.mask, x0), self.values, x0)
 
+    def rows(self, rows: Tensor) -> Known:
+        """What is known of some of the windows: bool (b,) or positions."""
+        return type(self)(**{name: value[rows] if isinstance(value, Tensor) else value for name, value in vars(self).items()})
+
     def inward(self, frames: Tensor) -> Tensor:
         """Clean windows -> the x0 that diffusion runs on: here the windows themselves."""
         return frames

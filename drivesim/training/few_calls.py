@@ -31,6 +31,7 @@ from drivesim.models.conditioning import RASTER_CHANNELS, drop_labels, raster_bo
 from drivesim.models.discriminator import PatchDiscriminator3d
 from drivesim.shapes import expand_to, fold_time, unfold_time
 from drivesim.training.adversarial import adversarial
+from drivesim.training.decoded import DecodedDistance
 from drivesim.training.diffusion_module import DiffusionModule, single_frames
 from drivesim.training.freeze import weight_groups
 from drivesim.training.stage_module import Batch
@@ -105,14 +106,18 @@ class FewCallModule(DiffusionModule):
     Args:
         lessons: what it learns from.   teacher: frozen; None = learn from recordings and the critic alone.
         critic: of windows beside the box raster, see window_critic; None = no critic.
+        decoded: distance to the recording of frames as they will be seen; None = of latents alone.
         more: as DiffusionModule; ``single_frames`` is the share of batches of single frames from the first step on.
     """
 
-    def __init__(self, *, lessons: Lessons, teacher: nn.Module | None = None, critic: nn.Module | None = None, **more: Any) -> None:
+    def __init__(
+        self, *, lessons: Lessons, teacher: nn.Module | None = None, critic: nn.Module | None = None,
+        decoded: DecodedDistance | None = None, **more: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**{"told": more.get("part"), **more})
-        self.lessons, self.critic = lessons, critic
+        self.lessons, self.critic, self.decoded = lessons, critic, decoded
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
-        self._helpers = (*self._helpers, "teacher.")
+        self._helpers = (*self._helpers, "teacher.", "decoded.")
         self.levels = self.objective.schedule.grid(lessons.calls)[:-1]
         """Noise levels of the student's inputs, float64 (K,), falling."""
 
@@ -139,11 +144,14 @@ class FewCallModule(DiffusionModule):
         noised, sigma = self._inputs(latents, labels, known, draws)
         made = self.answer(self.network, noised, sigma, labels, known)
         terms = self._distances(made, noised, latents, sigma, labels, known)
+        if self.decoded is not None:
+            shown, unknown = (made, torch.ones_like(made[:, :, 0, 0, 0])) if known is None else (known.outward(made), known.unknown)
+            terms |= self.decoded(self.autoencoder, shown, latents, unknown, draws)
         loss = sum(terms.values(), start=made.new_zeros(()))
         rows = sigma <= self.lessons.adversarial_below
         if self.critic is not None and rows.any():
             seen = {name: value[rows] for name, value in labels.items()}
-            displeased, hinge = self._judged(made[rows], latents[rows], seen, _rows(known, rows), draws)
+            displeased, hinge = self._judged(made[rows], latents[rows], seen, known and known.rows(rows), draws)
             balance = self._balance(loss, displeased, made)
             terms |= {"adversarial": displeased, "critic": hinge, "balance": balance}
             push = self.lessons.adversarial_weight if self.global_step >= self.lessons.adversarial_from else 0.0
@@ -213,7 +221,7 @@ class FewCallModule(DiffusionModule):
             if rows.any():
                 told = {name: value[rows] for name, value in labels.items()}
                 denoiser = window_denoiser(
-                    self.teacher, self.objective.parameterization, told, _rows(known, rows),
+                    self.teacher, self.objective.parameterization, told, known and known.rows(rows),
                     context_scale=lessons.guidance, label_scale=lessons.label_guidance, null_labels=drop_labels(told, 1.0),
                 )  # fmt: skip
                 first = place * lessons.teacher_steps
@@ -288,11 +296,3 @@ def _mean_unknown(squares: Tensor, weight: Tensor, known: Known | None) -> Tenso
     unknown = torch.ones_like(per_frame) if known is None else known.unknown.to(per_frame)
     per_window = (per_frame * unknown).sum(dim=1) / unknown.sum(dim=1).clamp(min=1)
     return (weight.to(per_window) * per_window).mean()
-
-
-def _rows(known: Known | None, rows: Tensor) -> Known | None:
-    """Some of the windows of ``known``."""
-    if known is None:
-        return None
-    fields = {name: value[rows] if isinstance(value, Tensor) else value for name, value in vars(known).items()}
-    return type(known)(**fields)

@@ -1,0 +1,66 @@
+"""The stages part of mini_quality: recordings stay themselves through a first stage that loses nothing, and each rung makes more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmark_scripts import benchmark
+from standins import StandIn
+from toys import write_toy_checkpoint
+
+from drivesim.datasets.sources.synthetic import make_road_world
+from drivesim.io.checkpoints import load_checkpoint
+
+stages, sets, table = (benchmark(name) for name in ("mini_quality_stages", "mini_quality_sets", "mini_quality_table"))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(sets, "feature_network", lambda name: StandIn(name=name))
+    make_road_world(tmp_path / "held", clips=5, seconds=5.5, height=32, width=64)
+    checkpoint = load_checkpoint(write_toy_checkpoint(tmp_path / "weights"))
+    return sets.Bench(checkpoint, [tmp_path / "held"], "train", [], tmp_path / "work", resamples=20)
+
+
+def test_each_rung_makes_more_of_the_picture(bench: Any) -> None:
+    found = stages.stages(bench, 2, 17, None)
+    rungs = found["rungs"]
+    assert list(rungs) == ["recorded", *stages.RUNGS] and found["n"] == 2 and found["spans"] == 2
+    assert all(len(told[name]) == 4 for told in rungs.values() for name in ("sharpness", "change"))
+    rows = list(table._stages(found))
+    assert len(rows) == 4 and all(row.value is not None and row.met is None for row in rows)
+
+
+def test_rungs_keep_what_is_given(bench: Any) -> None:
+    """Keyframes of the rungs between are those of the reconstruction, and everything is made of labels alone in the last one."""
+    simulator = stages.Simulator(bench.checkpoint, bench.settings(None))
+    maker = stages._Maker(simulator, stages.Task(0, 17))
+    (span,) = stages.spans(bench.data, "train", 17)[:1]
+    shown = {name: rung(maker, span) for name, rung in stages.RUNGS.items()}
+    assert {frames.shape for frames in shown.values()} == {(17, 32, 64, 3)} and all(frames.dtype == np.uint8 for frames in shown.values())
+    simulator.autoencoder.decoder_temporal = torch.nn.ModuleList()  # so that neighbours do not matter to a decoded keyframe
+    shown = {name: rung(maker, span) for name, rung in stages.RUNGS.items()}
+    for name in ("linear", "interpolation"):
+        np.testing.assert_array_equal(shown[name][::4], shown["decoder"][::4])
+    assert not np.array_equal(shown["everything"][0], shown["decoder"][0])
+
+
+def test_a_linear_mix_passes_through_its_keyframes() -> None:
+    ramp = torch.arange(4.0).view(-1, 1, 1, 1).expand(4, 2, 3, 3)
+    mixed = stages.linear_between(ramp)
+    torch.testing.assert_close(mixed[:, 0, 0, 0], torch.arange(13) / 4)
+    assert torch.equal(mixed[::4], ramp)
+
+
+def test_figures_in_closed_form() -> None:
+    grey = [np.full((9, 4, 6, 3), 100, np.uint8)]
+    flat = stages.by_place(grey)
+    assert flat == {"sharpness": [0.0] * 4, "change": [0.0] * 4}
+    pulsing = [np.stack([np.full((4, 6, 3), 151 if number % 4 == 0 else 100, np.uint8) for number in range(9)])]
+    assert stages.by_place(pulsing)["change"] == pytest.approx([0.2, 0, 0, 0.2])
+    assert stages.psnr([grey[0] + 51], grey) == pytest.approx(20 * np.log10(5), abs=1e-4)
+    assert stages.psnr(grey, grey) > 100
