@@ -220,14 +220,13 @@ def test_settings_say_how_to_sample() -> None:
     )
 
 
-def test_a_new_network_between_two_frames_is_their_linear_mix() -> None:
+def test_a_new_network_between_two_frames_is_their_mix() -> None:
     student = module(Lessons(calls=1, noise=0.0), EndPoints(detail=0.5), video(5), part="interpolation")
     latents = batch(2, 5)["latents"]
     told = EndPoints(clean_share=1.0, detail=0.5).draw(latents, draws())
     noised, sigma = student._inputs(latents, {}, told, draws())
     made = told.outward(told.keep(student.answer(student.network, noised, sigma, {}, told)))
-    share = torch.linspace(0, 1, 5)[None, :, None, None, None]
-    assert torch.allclose(made, latents[:, :1] * (1 - share) + latents[:, -1:] * share, atol=1e-5)
+    assert torch.allclose(made, told.suggested(), atol=1e-5) and torch.equal(made[:, [0, -1]], latents[:, [0, -1]])
 
 
 def test_between_goes_in_and_out() -> None:
@@ -236,7 +235,27 @@ def test_between_goes_in_and_out() -> None:
     inside = between.inward(latents)
     assert torch.allclose(between.outward(inside), latents, atol=1e-5)
     assert torch.equal(inside[:, [0, -1]], latents[:, [0, -1]])
-    assert torch.allclose(inside[0, 2] * 0.5, latents[0, 2] - (latents[0, 0] + latents[0, 4]) / 2, atol=1e-5)
+    assert torch.allclose(inside[0, 2] * 0.5, latents[0, 2] - between.suggested()[0, 2], atol=1e-5)
+
+
+def test_between_smooth_or_equal_frames_the_mix_is_linear() -> None:
+    """Nothing cancels where frames have no detail, nor where both have the same."""
+    share = torch.linspace(0, 1, 5)[None, :, None, None, None]
+    ends = torch.randn(2, 1, 3, 8, 8)
+    for first, last in ((ends, ends), (torch.zeros(2, 1, 3, 8, 8), torch.ones(2, 1, 3, 8, 8))):
+        latents = first * (1 - share) + last * share
+        mix = Between(latents, endpoints(2, 5), torch.zeros(2), torch.zeros_like(latents)).suggested()
+        torch.testing.assert_close(mix, latents, rtol=1e-4, atol=1e-4)
+
+
+def test_between_unlike_frames_the_mix_keeps_the_energy_of_detail() -> None:
+    """A linear mix of two independent patterns has half the energy in the middle."""
+    latents = torch.randn(4, 5, 3, 32, 32, generator=draws())
+    known = Known(latents, endpoints(4, 5), torch.zeros(4), torch.zeros_like(latents))
+    energies = [mix.suggested()[:, :, :, 4:-4, 4:-4].square().mean(dim=(0, 2, 3, 4)) for mix in (known, Between(**vars(known)))]
+    assert float(energies[0][2] / energies[0][0]) == pytest.approx(0.5, abs=0.05)
+    assert float(energies[1][2] / energies[1][0]) == pytest.approx(1.0, abs=0.1)
+    assert torch.equal(Between(**vars(known)).suggested()[:, [0, -1]], latents[:, [0, -1]]), "known frames stay"
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ class FirstFrames(_Augmented):
 class EndPoints(_Augmented):
     """Eq. 3, interpolation (Sec. 3.3): the first and the last frame are known. Windows under three frames know nothing.
 
-    detail: None = the frames between are diffused, as in the paper; a number = what their linear mix lacks is (see Between).
+    detail: None = the frames between are diffused, as in the paper; a number = what a mix of their ends lacks is (see Between).
 
     Raises:
         UsageError: as for every augmentation, or a ``detail`` that is not positive.
