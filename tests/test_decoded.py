@@ -38,6 +38,16 @@ def test_the_distance_is_that_of_decoded_frames() -> None:
     assert {name: float(value) for name, value in terms.items()} == {"frames": pytest.approx(3.0)}
 
 
+def test_pooled_frames_differ_in_colour_and_not_in_detail() -> None:
+    wanted, unknown = torch.zeros(2, 3, 3, 8, 8), torch.ones(2, 3, dtype=torch.bool)
+    checks = ((torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1).expand_as(wanted)
+
+    def far(made: Tensor, pool: int) -> float:
+        return float(DecodedDistance(pool=pool)(Doubles(), made, wanted, unknown, torch.Generator())["frames"])
+
+    assert (far(checks, 1), far(checks, 4)) == (2, 0) and far(wanted + 1, 4) == far(wanted + 1, 1) == 2
+
+
 def test_every_frame_that_was_made_is_drawn_and_no_other() -> None:
     decoder, generator = Doubles(), torch.Generator().manual_seed(0)
     for _ in range(20):
