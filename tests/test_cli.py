@@ -16,7 +16,7 @@ from drivesim.commands.config import as_override, compose, nearest
 from drivesim.errors import DrivesimError, UsageError
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("rollout", "train", "data synth", "data import videos", "data check", "data stats", "data export coco")
+COMMANDS = ("rollout", "train", "data synth", "data import videos", "data check", "data stats", "data export coco", "data export yolo")
 
 
 def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
