@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from drivesim import __version__
+from drivesim.commands.releases import add_releases
 from drivesim.errors import UsageError
 
 __all__ = ["app", "main"]
@@ -181,6 +182,9 @@ def videos(
     return run("import_videos", dict(source=source, out=out, labels=labels, boxes=boxes), words or [])
 
 
+add_releases(imports)
+
+
 @data.command()
 def check(
     dataset: Clips,
@@ -206,16 +210,18 @@ def stats(
     return run("stats", dict(dataset=dataset, out=out), words or [])
 
 
-@exports.command()
-def coco(
-    dataset: Clips,
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    words: Words = None,
-) -> int:
-    """COCO detection: pictures and instances.json."""
-    from drivesim.commands.data import run
+def _export(form: str, text: str) -> None:
+    """Add the command that writes a clip dataset in another project's form."""
 
-    return run("export_coco", dict(dataset=dataset, out=out), words or [])
+    @exports.command(form, help=text)
+    def export(dataset: Clips, out: Annotated[Path, typer.Option(help="Folder to write.")], words: Words = None) -> int:
+        from drivesim.commands.data import run
+
+        return run(f"export_{form}", dict(dataset=dataset, out=out), words or [])
+
+
+_export("coco", "COCO detection: pictures and instances.json.")
+_export("yolo", "YOLO detection (Ultralytics): pictures, text files of boxes, data.yaml.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

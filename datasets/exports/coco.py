@@ -7,20 +7,13 @@ regions, which COCO evaluation neither asks for nor punishes.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
+from drivesim.labels import CATEGORIES, VEHICLES
 
-from drivesim.errors import DrivesimError, UsageError
-from drivesim.io.video import VideoError, iterate_frames
-from drivesim.labels import CATEGORIES, VEHICLES, LabelTrack
-
-from ..clips import ClipDataset
 from ..folders import new_folder
+from .footage import Footage, OutgoingClip, one_of
 
 __all__ = ["export_coco"]
 
@@ -40,74 +33,46 @@ def export_coco(dataset: str | Path, out: str | Path, split: str | None = None, 
         UsageError: an argument out of range.
         DrivesimError: ``dataset`` is none, ``out`` exists or cannot be written.
     """
-    if every < 1:
-        raise UsageError(f"every must be at least 1, not {every}")
-    if pictures not in PICTURES:
-        raise UsageError(f"pictures must be one of {', '.join(PICTURES)}, not {pictures!r}")
-    clips = ClipDataset(dataset, split)
+    one_of("pictures", pictures, PICTURES)
+    footage = Footage(dataset, split, every)
     with new_folder(out) as folder:
-        writer = _Writer(clips, folder, every, pictures)
-        for clip in range(len(clips)):
+        writer = _Writer(footage, folder, pictures)
+        for clip in footage.clips():
             writer.add_clip(clip)
         (folder / "instances.json").write_text(json.dumps(writer.document()), encoding="utf-8")
-    return {**writer.summary(), "out": str(out)}
+    return {"images": len(writer.images), "annotations": len(writer.annotations), **footage.left_out(), "out": str(out)}
 
 
 class _Writer:
     """What has been written so far. COCO counts everything from 1."""
 
-    def __init__(self, clips: ClipDataset, folder: Path, every: int, pictures: str) -> None:
-        self.clips, self.folder, self.every, self.pictures = clips, folder, every, pictures
+    def __init__(self, footage: Footage, folder: Path, pictures: str) -> None:
+        self.footage, self.folder, self.pictures = footage, folder, pictures
         self.videos: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
-        self.unknown = 0
-        self.unreadable: list[str] = []
 
-    def add_clip(self, clip: int) -> None:
-        if clip in self.clips.faults:
-            self.unreadable.append(self.clips.clip_ids[clip])
-            return
-        track = self.clips.labels(clip)
-        frames = np.arange(0, len(track), self.every)
-        known = frames[track.boxes_known[frames]]
-        self.unknown += len(frames) - len(known)
-        if not len(known):
-            return
-        try:
-            names = list(self._pictures_of(clip, set(known.tolist())))
-        except VideoError:
-            self.unreadable.append(self.clips.clip_ids[clip])
-            shutil.rmtree(self.folder / "images" / self.clips.clip_ids[clip], ignore_errors=True)
-            return
-        self._describe(clip, track, names)
-
-    def _pictures_of(self, clip: int, wanted: set[int]) -> Iterator[tuple[int, str]]:
-        """(frame, file name) of every wanted frame, after writing it."""
-        row, clip_id = self.clips.records.clips.iloc[clip], self.clips.clip_ids[clip]
+    def add_clip(self, clip: OutgoingClip) -> None:
+        frames = [int(frame) for frame in clip.frames]
         if self.pictures == "none":
-            yield from ((frame, f"{row['video']}#{frame}") for frame in sorted(wanted))
-            return
-        (self.folder / "images" / clip_id).mkdir(parents=True, exist_ok=True)
-        for frame, picture in enumerate(iterate_frames(self.clips.video(clip))):
-            if frame in wanted:
-                name = f"images/{clip_id}/{frame:06d}.{self.pictures}"
-                _write_picture(self.folder / name, picture)
-                yield frame, name
-
-    def _describe(self, clip: int, track: LabelTrack, names: list[tuple[int, str]]) -> None:
-        height, width = self.clips.size(clip)
-        video = {"id": len(self.videos) + 1, "name": self.clips.clip_ids[clip], "fps": track.fps, "width": width, "height": height}
+            names = {frame: f"{clip.row['video']}#{frame}" for frame in frames}
+        else:
+            names = {frame: f"images/{clip.name}/{frame:06d}.{self.pictures}" for frame in frames}
+            if not self.footage.write_pictures(clip, {frame: self.folder / name for frame, name in names.items()}):
+                (self.folder / "images" / clip.name).rmdir()
+                return
+        height, width = clip.size
+        video = {"id": len(self.videos) + 1, "name": clip.clip_id, "fps": clip.track.fps, "width": width, "height": height}
         self.videos.append(video)
-        for frame, name in names:
+        for frame, name in names.items():
             image = {"id": len(self.images) + 1, "file_name": name, "width": width, "height": height}
             self.images.append({**image, "video_id": video["id"], "frame_index": frame})
-            self._annotate(track, frame, image["id"], np.array([width, height] * 2))
+            self._annotate(clip, frame, image["id"])
 
-    def _annotate(self, track: LabelTrack, frame: int, image: Any, size: np.ndarray) -> None:
-        boxes = track.boxes.where(track.boxes.frame == frame)
-        for xyxy, category, track_id, ignore in zip(boxes.xyxy, boxes.category, boxes.track_id, boxes.ignore, strict=True):
-            x1, y1, x2, y2 = (round(float(value), 2) for value in xyxy * size)
+    def _annotate(self, clip: OutgoingClip, frame: int, image: Any) -> None:
+        boxes = clip.boxes(frame)
+        for corners, category, track_id, ignore in zip(clip.corners(frame), boxes.category, boxes.track_id, boxes.ignore, strict=True):
+            x1, y1, x2, y2 = (round(float(value), 2) for value in corners)
             self.annotations.append(
                 {
                     "id": len(self.annotations) + 1, "image_id": image, "category_id": int(category) + 1, "track_id": int(track_id),
@@ -121,22 +86,6 @@ class _Writer:
             {"id": number, "name": name, "supercategory": "vehicle" if name in VEHICLES else "road user"}
             for number, name in enumerate(CATEGORIES, 1)
         ]
-        info = {"description": f"{self.clips.name}, exported by drivesim", "version": "1"}
+        info = {"description": f"{self.footage.name}, exported by drivesim", "version": "1"}
         parts = {"images": self.images, "annotations": self.annotations, "categories": kinds, "videos": self.videos}
         return {"info": info, "licenses": [], **parts}
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "images": len(self.images),
-            "annotations": len(self.annotations),
-            "frames without known boxes": self.unknown,
-            "clips that cannot be read": self.unreadable,
-        }
-
-
-def _write_picture(path: Path, picture: np.ndarray) -> None:
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
-    fine, data = cv2.imencode(path.suffix, picture[:, :, ::-1], quality)
-    if not fine:
-        raise DrivesimError(f"cannot encode {path.name} as {path.suffix}; try pictures=png")
-    path.write_bytes(data.tobytes())
