@@ -16,7 +16,10 @@ from drivesim.commands.config import as_override, compose, nearest
 from drivesim.errors import DrivesimError, UsageError
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("rollout", "train", "data synth", "data import videos", "data check", "data stats", "data export coco", "data export yolo")
+EXPORTS = ("coco", "yolo", "kitti")
+COMMANDS = (
+    "rollout", "train", "data synth", "data import videos", "data check", "data stats", *(f"data export {form}" for form in EXPORTS),
+)  # fmt: skip
 
 
 def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
