@@ -76,7 +76,7 @@ def test_the_devkits_columns_say_the_same(world: Path, tmp_path: Path) -> None:
     assert summary["frames"] == 45 and summary["boxes"] + summary["DontCare"] == len(records.boxes) > 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(label_tracks(frames=4))
 def test_any_boxes_come_back_and_sequences_have_no_gaps(track: LabelTrack) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -32,13 +32,15 @@ __all__ = ["Footage", "OutgoingClip", "one_of", "write_picture"]
 class OutgoingClip:
     """A clip and the frames of it that leave.
 
-    frames: int64 (n,), rising.   row: of clips.parquet.   box_rows: of boxes.parquet, in the order of ``track.boxes``.
+    frames: int64 (n,), rising, each ``every`` behind the last but for gaps.   row: of clips.parquet.
+    box_rows: of boxes.parquet, in the order of ``track.boxes``.
     """
 
     position: int
     row: pd.Series
     track: LabelTrack
     frames: np.ndarray
+    every: int
     box_rows: pd.DataFrame
 
     @property
@@ -59,6 +61,15 @@ class OutgoingClip:
     @property
     def split(self) -> str:
         return self.row["split"] if isinstance(self.row["split"], str) else "train"
+
+    @property
+    def fps(self) -> float:
+        """Rate of the frames that leave."""
+        return self.track.fps / self.every
+
+    def runs(self) -> list[np.ndarray]:
+        """``frames``, cut where some between them do not leave."""
+        return np.split(self.frames, np.flatnonzero(np.diff(self.frames) > self.every) + 1)
 
     @cached_property
     def occlusion(self) -> np.ndarray:
@@ -116,7 +127,8 @@ class Footage:
             self.unknown += int((~known).sum())
             frames = frames if unknown else frames[known]
             if len(frames):
-                yield OutgoingClip(position, self.dataset.records.clips.iloc[position], track, frames, self._box_rows(clip_id))
+                row = self.dataset.records.clips.iloc[position]
+                yield OutgoingClip(position, row, track, frames, self.every, self._box_rows(clip_id))
 
     def _box_rows(self, clip_id: str) -> pd.DataFrame:
         rows = self.dataset.records.boxes_of(clip_id)

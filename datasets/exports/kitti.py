@@ -79,7 +79,7 @@ class _Writer:
         self.boxes = self.ignored = 0
 
     def add_clip(self, footage: Footage, clip: OutgoingClip) -> None:
-        runs = np.split(clip.frames, np.flatnonzero(np.diff(clip.frames) > footage.every) + 1)
+        runs = clip.runs()
         names = [f"{number:04d}" for number in range(len(self.sequences), len(self.sequences) + len(runs))]
         if self.pictures != "none" and not footage.write_pictures(clip, self._paths(names, runs)):
             for name in names:
@@ -90,7 +90,7 @@ class _Writer:
         for name, run in zip(names, runs, strict=True):
             rows = [row for place, frame in enumerate(run.tolist()) for row in self._rows(clip, frame, place, tracks)]
             (self.folder / "label_02" / f"{name}.txt").write_text("".join(rows), encoding="utf-8")
-            about = {"clip_id": clip.clip_id, "split": clip.split, "fps": clip.track.fps / footage.every, "frames": run.tolist()}
+            about = {"clip_id": clip.clip_id, "split": clip.split, "fps": clip.fps, "frames": run.tolist()}
             self.sequences.append({"name": name, **about})
 
     def _paths(self, names: list[str], runs: list[np.ndarray]) -> dict[int, Path]:
