@@ -100,6 +100,13 @@ def test_labels_of_the_drive(tracking: Path, tmp_path: Path) -> None:
     assert set(header["fills"]) >= {"boxes", "ego_speed_mps"}
 
 
+def test_what_a_label_does_not_say_stays_unknown(tracking: Path, tmp_path: Path) -> None:
+    (tracking / "training" / "label_02" / "0000.txt").write_text(row(0, 1, "Car", -1, -1, "50 15 100 45", "-1 -1 -1 -1000 -1000 -1000 -10"))
+    import_kitti(tracking, tmp_path / "out", progress=False)
+    box = read_records(tmp_path / "out").boxes_of("kitti_training_0000").iloc[0]
+    assert box[["occlusion", "truncated", "depth_m", "box3d"]].isna().all()
+
+
 def test_pictures_stream_in_order_and_colour(tracking: Path, tmp_path: Path) -> None:
     import_kitti(tracking, tmp_path / "out", progress=False)
     path = read_records(tmp_path / "out").video_path("kitti_training_0000")

@@ -9,6 +9,7 @@ Quirks:
 - ``truncated`` is 0, 1, 2 here, not a share as in the detection benchmark; ``occluded`` 3 means unknown.
 - The box of a Cyclist holds rider and bicycle: it becomes a bicycle. A Van is a car here. Trams and Misc have no name in our format.
 - DontCare regions (objects too far for the laser) have no counterpart and are dropped, so far vehicles there are not labelled.
+- Files written in this layout by others say -1 (sizes, truncated, occluded) for what they do not know: it stays unknown.
 - All drives were recorded by day. The benchmark's own test labels are not public: ``testing`` becomes split test, boxes unknown.
 - GPS/IMU data are an archive of their own, and optional: without them speed and turn rate stay unknown.
 
@@ -18,6 +19,7 @@ This file knows the tracking layout. It does not know how clips are written (``r
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,16 +119,19 @@ def _boxes(part: Path, name: str, frames: int, size: tuple[int, int], release: R
 
 def _box(kind: Kind, frame: int, track: int, truncated: float, occluded: float, rest: np.ndarray, size: tuple[int, int]) -> Box:
     """rest: alpha, left, top, right, bottom, height, width, length, x, y, z, rotation_y."""
+    left, top, right, bottom = rest[1:5] / [size[1], size[0], size[1], size[0]]
+    told = Box(
+        frame, track, kind.category, (left, top, right, bottom), kind.ignore, OCCLUSION.get(int(occluded)),
+        None if truncated < 0 else truncated > 0,
+    )  # fmt: skip
     height, width, length, x, y, z, turn = rest[5:]
+    if min(height, width, length) <= 0:
+        return told
     cosine, sine = np.cos(turn), np.sin(turn)
     rotation = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
     centre = np.array([x, y - height / 2, z])
     nearest = float(corners_of(centre, (length, height, width), rotation)[:, 2].min())
-    left, top, right, bottom = rest[1:5] / [size[1], size[0], size[1], size[0]]
-    return Box(
-        frame, track, kind.category, (left, top, right, bottom), kind.ignore, OCCLUSION.get(int(occluded)), truncated > 0, nearest,
-        (*centre.tolist(), length, width, height, turn),
-    )  # fmt: skip
+    return replace(told, depth_m=nearest, box3d=(*centre.tolist(), length, width, height, turn))
 
 
 def _camera(path: Path) -> dict[str, Any] | None:
