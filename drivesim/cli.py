@@ -224,6 +224,7 @@ _export("coco", "COCO detection: pictures and instances.json.")
 _export("yolo", "YOLO detection (Ultralytics): pictures, text files of boxes, data.yaml.")
 _export("kitti", "KITTI tracking: sequences of pictures and label_02; 2-D only.")
 _export("bdd100k", "BDD100K JSON of 2020: box tracking, or detection with labels=det_20.")
+_export("lerobot", "LeRobot v3: an episode per clip, videos as they are.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
