@@ -15,6 +15,7 @@ __all__ = ["RELEASES", "add_releases"]
 RELEASES = {
     "kitti": "KITTI: the tracking benchmark (training/, testing/), or raw drives by day (2011_09_26/...).",
     "bdd100k": "BDD100K: videos with box tracks (MOT 2020) and time of day.",
+    "nuscenes": "nuScenes: front camera, 3-D boxes projected into the picture.",
 }
 """Name of ``configs/command/data_import_NAME.yaml`` -> what its help says."""
 
