@@ -1,10 +1,12 @@
 """The pictures of README and model card, from what training and rollouts left on disk.
 
-    python benchmarks/figures.py rollouts rollouts/day rollouts/night --out docs/images/rollouts.png
+    python benchmarks/figures.py rollouts rollouts/day rollouts/night --out docs/images/rollouts.jpg
+    python benchmarks/figures.py redriven WORK/made/fast_0_65_recorded_* --out docs/images/held_out_fast.jpg
     python benchmarks/figures.py curves runs/mini --out docs/images/training.png
     python benchmarks/figures.py upsampling SIM_512X1024 --out docs/images/upsampling.jpg
 
-``rollouts``: two rows for each rollout, frames evenly spread over it, plain above and with boxes below. ``curves``: training loss
+``rollouts``: two rows for each rollout, frames evenly spread over it, plain above and with boxes below. ``redriven``: a row for each of
+some clips that mini_quality made of held-out labels, frames 0, 2, 4, 6, 8, 20, 40 and 64. ``curves``: training loss
 (smoothed) and validation loss of every stage in a checkpoint folder's runs/. ``upsampling``: pieces of held-out frames, from left to right
 a quarter of their size enlarged bicubically, by mini's upsampler, and as they are.
 """
@@ -40,6 +42,13 @@ def rollout_rows(root: Path, columns: int, width: int) -> list[np.ndarray]:
 def rollouts(roots: list[Path], out: Path, columns: int = 6, width: int = 256) -> None:
     sheet = np.vstack([row for root in roots for row in rollout_rows(root, columns, width)])
     cv2.imwrite(str(out), np.ascontiguousarray(sheet[..., ::-1]))
+
+
+def redriven(root: Path, out: Path, rows: int = 7, shown: tuple[int, ...] = (0, 2, 4, 6, 8, 20, 40, 64)) -> None:
+    dataset = ClipDataset(root)
+    clips = np.linspace(0, len(dataset) - 1, rows).round().astype(int).tolist()
+    sheet = np.vstack([np.hstack(list(dataset.frames(clip, np.array(shown)))) for clip in clips])
+    cv2.imwrite(str(out), np.ascontiguousarray(sheet[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
 def curves(folder: Path, out: Path) -> None:
@@ -84,13 +93,15 @@ def _most_detail(detail: np.ndarray, size: tuple[int, int]) -> tuple[slice, slic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("rollouts", "curves", "upsampling"))
+    parser.add_argument("what", choices=("rollouts", "redriven", "curves", "upsampling"))
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     if arguments.what == "rollouts":
         rollouts(arguments.folders, arguments.out)
+    elif arguments.what == "redriven":
+        redriven(arguments.folders[0], arguments.out)
     elif arguments.what == "upsampling":
         upsampling(arguments.folders[0], arguments.out)
     else:
