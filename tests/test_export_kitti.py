@@ -16,6 +16,7 @@ from outgoing import HEIGHT, WIDTH, label_tracks, track_of, write_clips
 
 from drivesim import cli
 from drivesim.datasets.exports.kitti import MAPPING, export_kitti
+from drivesim.datasets.sources.kitti import import_kitti
 from drivesim.datasets.sources.synthetic import make_road_world
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.records import labels_of, read_records
@@ -154,6 +155,17 @@ def test_an_unreadable_clip_costs_only_itself(tmp_path: Path) -> None:
     summary = export_kitti(clips, tmp_path / "kitti")
     assert (summary["clips that cannot be read"], summary["sequences"], summary["frames"]) == (["clip0"], 1, 3)
     assert [path.name for path in (tmp_path / "kitti" / "training" / "image_02").iterdir()] == ["0000"]
+
+
+def test_importing_our_own_export_gives_the_same_boxes(tmp_path: Path) -> None:
+    """Of the categories that KITTI has; what it calls Misc or DontCare is dropped by the importer."""
+    rows = [(0, 1, 0, BOX, False), (0, 2, 2, BOX, False), (1, 3, 5, (0.5, 0.0, 0.75, 0.5), False), (1, 4, 1, BOX, True)]
+    export_kitti(write_clips(tmp_path / "clips", [track_of(2, rows)]), tmp_path / "kitti")
+    import_kitti(tmp_path / "kitti", tmp_path / "back", progress=False)
+    records = read_records(tmp_path / "back")
+    boxes = labels_of(records, records.clip_ids[0]).boxes
+    assert [(at, CATEGORIES[kind]) for at, kind in zip(boxes.frame, boxes.category, strict=True)] == [(0, "car"), (1, "person")]
+    np.testing.assert_allclose(boxes.xyxy, [BOX, (0.5, 0.0, 0.75, 0.5)], atol=1e-6)
 
 
 def test_the_command_line_exports_it(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
