@@ -15,7 +15,7 @@ from toy_checkpoint import make_checkpoint, make_fast
 
 from drivesim import cli
 from drivesim.diffusion.denoiser import window_denoiser
-from drivesim.diffusion.frame_mask import Known
+from drivesim.diffusion.frame_mask import Between, Known
 from drivesim.diffusion.noise import zero_terminal_cosine
 from drivesim.diffusion.objective import EndPoints
 from drivesim.diffusion.samplers import renoise
@@ -167,8 +167,8 @@ def test_one_that_makes_what_the_mix_of_ends_lacks_begins_as_the_mix() -> None:
     mask = torch.tensor([True, False, False, False, True]).expand(2, 5)
     filler = Filler(zero_terminal_cosine(), "velocity", 0, torch.device("cpu"), scale=0.0, detail=0.5)
     made = filler(network, "interpolation_1", [0, 1], values.shape[1:], {}, PassSettings("renoise", 1), Context(values, mask))
-    weight = (torch.arange(5) / 4).view(-1, 1, 1, 1)
-    assert torch.allclose(made, values[:, :1] * (1 - weight) + values[:, -1:] * weight, atol=1e-6)
+    mix = Between(values, mask, torch.zeros(2), torch.zeros_like(values), 0.5).suggested()
+    assert torch.allclose(made, mix, atol=1e-6) and torch.equal(made[:, [0, -1]], values[:, [0, -1]])
     assert len(network.seen) == 1 and not network.seen[0][:, 1:-1].any(), "it is handed no noise"
 
 
