@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from drivesim.commands.flags import Words
+
 __all__ = ["RELEASES", "add_releases"]
 
 RELEASES = {
@@ -21,9 +23,6 @@ RELEASES = {
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the release's archives were extracted.")]
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
-Words = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the command's configuration.", show_default=False)
-]
 
 
 def add_releases(imports: typer.Typer) -> None:
