@@ -8,7 +8,7 @@ whole of it out. This file does not know networks, pictures or the files of user
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from drivesim.errors import DrivesimError
 from drivesim.labels import CATEGORIES, LABELS, BoxTrack, LabelTrack, Scenario
 from drivesim.simulation.track_bank import BANK_FPS, Piece, Trace, TrackBank, build_bank, counted
 
-__all__ = ["ScenarioLabels", "TrackBank", "build_bank", "sample_scenario", "sample_tracks"]
+__all__ = ["ScenarioLabels", "TrackBank", "build_bank", "recrowded", "sample_scenario", "sample_tracks"]
 
 STAY = 0.8
 """Chance to drive on within the same recording when its next piece fits: fewer joins, and motion that really happened."""
@@ -186,26 +186,49 @@ def _draw(log_weight: np.ndarray, random: np.random.Generator) -> int:
     return int(random.choice(len(weight), p=weight / weight.sum()))
 
 
+def recrowded(
+    bank: TrackBank | None, traces: Sequence[Trace], frames: int, target: float, random: np.random.Generator
+) -> tuple[list[int], list[Trace]]:  # fmt: skip
+    """Vehicles taken away or added at random until one more change would not come closer to ``target`` of them a frame.
+
+    Args:
+        bank: where added ones come from; None = none are added. frames: grid frames of the drive that ``traces`` are of.
+
+    Returns:
+        The indices of the traces that stay, and the new traces.
+    """
+    whole = _Run(0, 0, frames, mirrored=False, scale=1.0, shift=(0.0, 0.0))
+    return _changed(traces, frames, target, lambda: None if bank is None else _donated(bank, whole, random), random)
+
+
 def _matched(bank: TrackBank, run: _Run, target: float, random: np.random.Generator) -> list[Trace]:
-    """The traces of a run, vehicles taken away or added at random until one more change would not come closer to ``target``."""
+    """The traces of a run, changed as in ``recrowded``."""
     traces = [run.seen(trace) for trace in bank.drives[run.drive].cut(run.first, run.last)]
-    share = [float(counted(trace).sum()) / len(run) for trace in traces]
-    mean, kept = sum(share), set(range(len(traces)))
+    kept, added = _changed(traces, len(run), target, lambda: _donated(bank, run, random), random)
+    return [traces[index] for index in kept] + added
+
+
+def _changed(
+    traces: Sequence[Trace], frames: int, target: float, donated: Callable[[], Trace | None], random: np.random.Generator
+) -> tuple[list[int], list[Trace]]:  # fmt: skip
+    share = [float(counted(trace).sum()) / frames for trace in traces]
+    mean, stay = sum(share), set(range(len(traces)))
     for index in random.permutation(len(traces)):
         if share[index] and abs(mean - share[index] - target) < abs(mean - target):
             mean -= share[index]
-            kept.remove(int(index))
-    traces = [traces[index] for index in sorted(kept)]
+            stay.remove(int(index))
+    kept = sorted(stay)
+    there, added = [traces[index] for index in kept], list[Trace]()
     for limit in IOU_LIMITS:
         for _ in range(TRIES):
             if target - mean < CLOSE:
                 break
-            extra = _donated(bank, run, random)
-            gain = 0.0 if extra is None else float(counted(extra).sum()) / len(run)
-            if extra is not None and gain and abs(mean + gain - target) < abs(mean - target) and _overlap(extra, traces) <= limit:
-                traces.append(extra)
+            extra = donated()
+            gain = 0.0 if extra is None else float(counted(extra).sum()) / frames
+            if extra is not None and gain and abs(mean + gain - target) < abs(mean - target) and _overlap(extra, there + added) <= limit:
+                added.append(extra)
                 mean += gain
-    return traces
+    return kept, added
 
 
 def _donated(bank: TrackBank, run: _Run, random: np.random.Generator) -> Trace | None:
