@@ -86,7 +86,7 @@ class Judge:
         """Latents with the frames outside ``mask`` (t,) made by the network of that pass."""
         context = Context(latents, mask.to(latents.device).expand(latents.shape[:2]))
         windows = range(number, number + len(latents))
-        return self.simulator.fill(name, 0, list(windows), latents.shape[1:], labels, context)
+        return self.simulator.fill(name, [0] * len(windows), list(windows), latents.shape[1:], labels, context)
 
     def between(self, held: Held, latents: Tensor, stage: str) -> dict[str, Tensor]:
         """Windows of FACTOR + 1 frames and their latents, of which only the first and the last are used -> CANDIDATES, (b, t, 3, H, W)."""

@@ -98,7 +98,7 @@ def measure(checkpoint: Checkpoint, clip: Path) -> dict[str, float]:
     autoencoder, network = checkpoint.network("autoencoder"), checkpoint.network("prediction")
     spec = WindowSpec(int(network.frames), settings["height"], settings["width"], (settings["keyframe_fps"],))
     windows = EveryWindow(FrameReader([dataset], spec), table_of([dataset], spec), limit=8)
-    filler = Filler(build(settings["schedule"]), settings["parameterization"], seed=0, device=torch.device("cpu"))
+    filler = Filler(build(settings["schedule"]), settings["parameterization"], device=torch.device("cpu"))
     found: dict[str, list[float]] = {name: [] for name in GATES}
     for number in range(len(windows)):
         sample = windows[number]
@@ -106,7 +106,7 @@ def measure(checkpoint: Checkpoint, clip: Path) -> dict[str, float]:
         latents = unfold_time(autoencoder.encode(fold_time(frames)), frames.shape[1])
         labels = {name: value[None] for name, value in sample["labels"].items()}
         context = Context(latents, first_frames(1, frames.shape[1], 2))
-        made = filler(network, "keyframes", [number], latents.shape[1:], labels, PassSettings("ddim", 25), context)
+        made = filler(network, "keyframes", [0], [number], latents.shape[1:], labels, PassSettings("ddim", 25), context)
         found["autoencoder"] += psnr(autoencoder.decode(latents), frames)
         found["prediction"] += psnr(autoencoder.decode(made)[:, 2:], frames[:, 2:])
     return {name: float(np.mean(values)) for name, values in found.items()}

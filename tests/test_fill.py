@@ -30,8 +30,8 @@ class Recording(nn.Module):
         return torch.full_like(x, self.answer)
 
 
-def filler(seed: int = 0) -> Filler:
-    return Filler(zero_terminal_cosine(), "velocity", seed, torch.device("cpu"))
+def filler() -> Filler:
+    return Filler(zero_terminal_cosine(), "velocity", torch.device("cpu"))
 
 
 def told(windows: int = 2, frames: int = 5) -> dict[str, Tensor]:
@@ -48,11 +48,11 @@ def ends(windows: int = 2) -> Context:
 
 
 def test_noise_is_a_function_of_seed_pass_window_and_part_alone() -> None:
-    rows = draw_noise(3, "keyframes", [4, 5, 6], SHAPE)
-    assert torch.equal(rows[1:2], draw_noise(3, "keyframes", [5], SHAPE)), "the batch it is drawn in does not matter"
-    others = [draw_noise(4, "keyframes", [4], SHAPE), draw_noise(3, "image", [4], SHAPE), draw_noise(3, "keyframes", [4], SHAPE, part=1)]
+    rows = draw_noise([3, 3, 3], "keyframes", [4, 5, 6], SHAPE)
+    assert torch.equal(rows[1:2], draw_noise([3], "keyframes", [5], SHAPE)), "the batch it is drawn in does not matter"
+    others = [draw_noise([4], "keyframes", [4], SHAPE), draw_noise([3], "image", [4], SHAPE), draw_noise([3], "keyframes", [4], SHAPE, part=1)]
     assert all(not torch.equal(rows[:1], other) for other in (*others, rows[1:2]))
-    assert abs(float(draw_noise(0, "image", [0], (64, 8, 8, 8)).std()) - 1) < 0.02
+    assert abs(float(draw_noise([0], "image", [0], (64, 8, 8, 8)).std()) - 1) < 0.02
 
 
 def test_the_order_of_passes_never_changes() -> None:
@@ -62,24 +62,24 @@ def test_the_order_of_passes_never_changes() -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
 def test_known_frames_come_back_as_they_were(sampler: str) -> None:
     context = ends()
-    latents = filler()(Recording(), "interpolation_1", [0, 1], SHAPE, told(), PassSettings(sampler, 3, guidance=2.0), context)
+    latents = filler()(Recording(), "interpolation_1", [0, 0], [0, 1], SHAPE, told(), PassSettings(sampler, 3, guidance=2.0), context)
     assert torch.allclose(latents[:, [0, -1]], context.values[:, [0, -1]], atol=1e-5)
     assert torch.isfinite(latents).all()
 
 
 def test_known_frames_are_shown_at_their_own_level() -> None:
     network, context = Recording(), ends()
-    filler()(network, "keyframes", [0, 1], SHAPE, told(), PassSettings("ddim", 2, context_level=0.3), context)
+    filler()(network, "keyframes", [0, 0], [0, 1], SHAPE, told(), PassSettings("ddim", 2, context_level=0.3), context)
     for x, sigma, _ in network.calls:
         assert torch.allclose(sigma[:, [0, -1]], torch.tensor(0.3))
         noise = (x[:, 0] - math.sqrt(1 - 0.09) * context.values[:, 0]) / 0.3
-        assert torch.allclose(noise, draw_noise(0, "keyframes", [0, 1], SHAPE, part=1)[:, 0], atol=1e-4), "the same noise at every step"
+        assert torch.allclose(noise, draw_noise([0, 0], "keyframes", [0, 1], SHAPE, part=1)[:, 0], atol=1e-4), "the same noise at every step"
 
 
 @pytest.mark.parametrize(("guidance", "label_guidance", "calls"), [(1, 1, 1), (2, 1, 2), (1, 2, 2), (2, 2, 3)])
 def test_guidance_costs_calls_only_where_it_is_asked_for(guidance: float, label_guidance: float, calls: int) -> None:
     network = Recording()
-    filler()(network, "keyframes", [0, 1], SHAPE, told(), PassSettings("ddim", 4, guidance, label_guidance), ends())
+    filler()(network, "keyframes", [0, 0], [0, 1], SHAPE, told(), PassSettings("ddim", 4, guidance, label_guidance), ends())
     assert len(network.calls) == 4 * calls
 
 
@@ -91,4 +91,4 @@ def test_null_labels_keep_the_frame_rate() -> None:
 
 def test_a_network_gone_wrong_is_named() -> None:
     with pytest.raises(NonFiniteError, match=r"pass interpolation_1, windows 7 to 8: .* step 1 of 2"):
-        filler()(Recording(math.nan), "interpolation_1", [7, 8], SHAPE, told(), PassSettings("ddim", 2), ends())
+        filler()(Recording(math.nan), "interpolation_1", [0, 0], [7, 8], SHAPE, told(), PassSettings("ddim", 2), ends())

@@ -139,9 +139,9 @@ def test_a_window_is_renoise_called_by_hand(both: Checkpoint) -> None:
     values = torch.randn(1, 10, *simulator.latent_shape, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(10)[None] < 2
     labels = {"fps": torch.full((1, 10), 1.875)}
-    made = simulator.fill("keyframes", 5, [7], values.shape[1:], labels, Context(values, mask))
+    made = simulator.fill("keyframes", [5], [7], values.shape[1:], labels, Context(values, mask))
 
-    noise = [draw_noise(5, "keyframes", [7], values.shape[1:], part) for part in range(5)]
+    noise = [draw_noise([5], "keyframes", [7], values.shape[1:], part) for part in range(5)]
     known = Known(values, mask, torch.tensor([0.05]), noise[1])
     denoiser = window_denoiser(both.network("prediction_fast"), "velocity", labels, known)
     by_hand = renoise(denoiser, noise[0], zero_terminal_cosine().grid(4), lambda step: noise[2 + step])
@@ -165,8 +165,8 @@ class Zero(nn.Module):
 def test_one_that_makes_what_the_mix_of_ends_lacks_begins_as_the_mix() -> None:
     network, values = Zero(), torch.randn(2, 5, 2, 3, 4, generator=torch.Generator().manual_seed(1))
     mask = torch.tensor([True, False, False, False, True]).expand(2, 5)
-    filler = Filler(zero_terminal_cosine(), "velocity", 0, torch.device("cpu"), scale=0.0, detail=0.5)
-    made = filler(network, "interpolation_1", [0, 1], values.shape[1:], {}, PassSettings("renoise", 1), Context(values, mask))
+    filler = Filler(zero_terminal_cosine(), "velocity", torch.device("cpu"), scale=0.0, detail=0.5)
+    made = filler(network, "interpolation_1", [0, 0], [0, 1], values.shape[1:], {}, PassSettings("renoise", 1), Context(values, mask))
     mix = Between(values, mask, torch.zeros(2), torch.zeros_like(values), 0.5).suggested()
     assert torch.allclose(made, mix, atol=1e-6) and torch.equal(made[:, [0, -1]], values[:, [0, -1]])
     assert len(network.seen) == 1 and not network.seen[0][:, 1:-1].any(), "it is handed no noise"
@@ -174,9 +174,9 @@ def test_one_that_makes_what_the_mix_of_ends_lacks_begins_as_the_mix() -> None:
 
 def test_noise_of_a_window_depends_on_neither_batch_nor_history() -> None:
     together, alone = Zero(), Zero()
-    filler, how = Filler(zero_terminal_cosine(), "velocity", 0, torch.device("cpu")), PassSettings("renoise", 3)
-    filler(together, "interpolation_1", [4, 5, 6], (5, 2, 3, 4), {}, how)
-    filler(alone, "interpolation_1", [5], (5, 2, 3, 4), {}, how)
+    filler, how = Filler(zero_terminal_cosine(), "velocity", torch.device("cpu")), PassSettings("renoise", 3)
+    filler(together, "interpolation_1", [0, 0, 0], [4, 5, 6], (5, 2, 3, 4), {}, how)
+    filler(alone, "interpolation_1", [0], [5], (5, 2, 3, 4), {}, how)
     assert len(alone.seen) == 3
     assert all(torch.equal(many[1:2], one) for many, one in zip(together.seen, alone.seen, strict=True))
     first, second, third = alone.seen

@@ -20,7 +20,7 @@ from drivesim.diffusion.frame_mask import Between, Known, LowResolution
 from drivesim.diffusion.noise import NoiseSchedule
 from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError, renoise
 
-__all__ = ["PASSES", "RENOISE", "Context", "Filler", "PassSettings", "draw_noise", "null_labels"]
+__all__ = ["PASSES", "RENOISE", "Context", "Filler", "Labels", "PassSettings", "draw_noise", "null_labels"]
 
 PASSES = ("image", "keyframes", "interpolation_1", "interpolation_2", "upsampling")
 """Names of the passes; their order is part of the noise counter, so it only ever grows at the end."""
@@ -54,12 +54,12 @@ class Context:
     mask: Tensor
 
 
-def draw_noise(seed: int, stage: str, windows: Sequence[int], shape: Sequence[int], part: int = 0) -> Tensor:
-    """Standard normal float32 (b, *shape) on the CPU, one row per window number.
+def draw_noise(seeds: Sequence[int], stage: str, windows: Sequence[int], shape: Sequence[int], part: int = 0) -> Tensor:
+    """Standard normal float32 (b, *shape) on the CPU, one row per seed and window number.
 
     part: 0 the start of sampling, 1 the context's noise, 2 + k what ``renoise`` adds after step k.
     """
-    rows = [torch.randn(tuple(shape), generator=_generator(seed, stage, window, part)) for window in windows]
+    rows = [torch.randn(tuple(shape), generator=_generator(seed, stage, window, part)) for seed, window in zip(seeds, windows, strict=True)]
     return torch.stack(rows)
 
 
@@ -85,19 +85,19 @@ class Filler:
 
     schedule: NoiseSchedule
     parameterization: str
-    seed: int
     device: torch.device
     scale: float = 1.0
     detail: float | None = None
 
     def __call__(
-        self, network: nn.Module, stage: str, windows: Sequence[int], shape: Sequence[int], labels: Labels, settings: PassSettings,
-        context: Context | None = None,
+        self, network: nn.Module, stage: str, seeds: Sequence[int], windows: Sequence[int], shape: Sequence[int], labels: Labels,
+        settings: PassSettings, context: Context | None = None,
     ) -> Tensor:  # fmt: skip
         """Sample windows of latents.
 
         Args:
-            network: VideoUNet or FrameByFrame. stage: one of PASSES. windows: their numbers, one per row. shape: (t, c, h, w).
+            network: VideoUNet or FrameByFrame. stage: one of PASSES. seeds, windows: what their noise is counted by, one per row.
+            shape: (t, c, h, w).
             labels: tensors (b, t, ...). context: frames to keep; they come back as they were.
 
         Returns: latents (b, t, c, h, w), finite.
@@ -105,20 +105,22 @@ class Filler:
         Raises:
             NonFiniteError: a step of the sampler was not finite; the message names the pass and its windows.
         """
-        known = self._known(stage, windows, context, settings)
+        known = self._known(stage, seeds, windows, context, settings)
         denoiser = window_denoiser(
             network, self.parameterization, labels, known,
             context_scale=settings.guidance, label_scale=settings.label_guidance, null_labels=null_labels(labels),
         )  # fmt: skip
         try:
-            x0 = self._sample(denoiser, stage, windows, shape, settings)
+            x0 = self._sample(denoiser, stage, seeds, windows, shape, settings)
         except NonFiniteError as error:
             raise NonFiniteError(f"pass {stage}, windows {windows[0]} to {windows[-1]}: {error}") from error
         return x0 if known is None else known.outward(known.keep(x0))
 
-    def _sample(self, denoiser: Denoiser, stage: str, windows: Sequence[int], shape: Sequence[int], settings: PassSettings) -> Tensor:
+    def _sample(
+        self, denoiser: Denoiser, stage: str, seeds: Sequence[int], windows: Sequence[int], shape: Sequence[int], settings: PassSettings
+    ) -> Tensor:  # fmt: skip
         def noise(part: int) -> Tensor:
-            return draw_noise(self.seed, stage, windows, shape, part).to(self.device)
+            return draw_noise(seeds, stage, windows, shape, part).to(self.device)
 
         start = self.scale * noise(0) if self.scale else torch.zeros(len(windows), *shape, device=self.device)
         grid = self.schedule.grid(settings.steps)
@@ -147,11 +149,13 @@ class Filler:
         denoiser = window_denoiser(network, self.parameterization, {}, known)
         return known.outward(SAMPLERS[settings.sampler](denoiser, noise, self.schedule.grid(settings.steps)))
 
-    def _known(self, stage: str, windows: Sequence[int], context: Context | None, settings: PassSettings) -> Known | None:
+    def _known(
+        self, stage: str, seeds: Sequence[int], windows: Sequence[int], context: Context | None, settings: PassSettings
+    ) -> Known | None:  # fmt: skip
         if context is None:
             return None
         values = context.values
-        noise = draw_noise(self.seed, stage, windows, values.shape[1:], part=1).to(self.device)
+        noise = draw_noise(seeds, stage, windows, values.shape[1:], part=1).to(self.device)
         level = torch.full((len(values),), settings.context_level, device=self.device)
         return known_of(Known(values, context.mask, level, noise), self.detail)
 

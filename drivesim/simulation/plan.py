@@ -84,6 +84,18 @@ class RolloutPlan:
         keyframes = window.made.stop if window is not None else 1
         return min((keyframes - 1) * FACTOR**self.levels + 1, self.frames)
 
+    def branching(self, at_s: float) -> Window:
+        """The first window that makes no keyframe before ``at_s``: where another future may begin. What is made before it, the frames up to
+        its last context keyframe, is not touched.
+
+        Raises:
+            UsageError: the rollout ends before there is one.
+        """
+        for window in self.windows():
+            if (window.made.start - 1) / self.keyframe_fps >= at_s - 1e-9:
+                return window
+        raise UsageError(f"there is no keyframe window after {at_s:g} s to branch off with; branch earlier, or ask for a longer rollout")
+
     def restart(self, frame: int) -> int:
         """The last keyframe of a window (or keyframe 0) at or before output frame ``frame``. From there on interpolation works in the
         same pieces as it does from the beginning, so it makes the same bits."""

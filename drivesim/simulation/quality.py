@@ -59,9 +59,9 @@ class PassNetwork:
     sampler: str = RENOISE
     guided: bool = True
 
-    def filler(self, seed: int, device: torch.device) -> Filler:
+    def filler(self, device: torch.device) -> Filler:
         """The door to the samplers for this network."""
-        return Filler(self.schedule, self.parameterization, seed, device, self.scale, self.detail)
+        return Filler(self.schedule, self.parameterization, device, self.scale, self.detail)
 
     def settings(self, rollout: RolloutSettings, stage: str) -> PassSettings:
         """How it samples in the pass ``stage``, a name of ``PASSES``; a network of few calls has guidance built in if its teacher had.

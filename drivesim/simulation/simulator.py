@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,30 +30,14 @@ from drivesim.shapes import as_bytes, as_floats
 from drivesim.simulation.accelerate import accelerate
 from drivesim.simulation.device import Stopwatch, pick_device
 from drivesim.simulation.fill import Context
-from drivesim.simulation.plan import FACTOR, Chunk, RolloutPlan, Window, decode_chunks, plan_rollout
+from drivesim.simulation.keyframes import KeyframePass
+from drivesim.simulation.lane import KeyframeJournal, Lane, NoJournal
+from drivesim.simulation.plan import FACTOR, Chunk, RolloutPlan, decode_chunks, plan_rollout
 from drivesim.simulation.quality import pass_networks
 from drivesim.simulation.scenarios import ScenarioLabels
 from drivesim.simulation.settings import RolloutSettings
 
-__all__ = ["KeyframeJournal", "Simulator", "Step", "Stopwatch", "pick_device"]
-
-
-class KeyframeJournal(Protocol):
-    """Where keyframe latents are kept as they are made. Number 0: what a rollout begins with; i + 1: what window i makes."""
-
-    def load(self, number: int) -> Tensor | None:
-        """Latents (n, c, h, w) as they were saved, or None."""
-
-    def save(self, number: int, latents: Tensor) -> None:
-        """Keep latents; when this returns, they are safe."""
-
-
-class _NoJournal:
-    def load(self, number: int) -> Tensor | None:
-        return None
-
-    def save(self, number: int, latents: Tensor) -> None:
-        return None
+__all__ = ["Drive", "KeyframeJournal", "Simulator", "Step", "Stopwatch", "pick_device"]
 
 
 @dataclass(frozen=True)
@@ -95,14 +79,15 @@ class Simulator:
         return accelerate(network, self.settings.precision, self.settings.compile).to(self.device)
 
     def fill(
-        self, stage: str, seed: int, windows: Sequence[int], shape: Sequence[int], labels: dict[str, Tensor], context: Context | None = None
-    ) -> Tensor:
+        self, stage: str, seeds: Sequence[int], windows: Sequence[int], shape: Sequence[int], labels: dict[str, Tensor],
+        context: Context | None = None,
+    ) -> Tensor:  # fmt: skip
         """Windows of the pass ``stage`` by the network that serves it, sampled as the settings say; otherwise as ``Filler``."""
         kind = stage.partition("_")[0]
         network = {"image": self.image, "keyframes": self.prediction, "interpolation": self.interpolation}[kind]
         if network is None:
             raise DrivesimError("this simulator was built for keyframes only")
-        return self.networks[kind].filler(seed, self.device)(network, stage, windows, shape, labels, self.how[kind], context)
+        return self.networks[kind].filler(self.device)(network, stage, seeds, windows, shape, labels, self.how[kind], context)
 
     def passes(self) -> dict[str, dict[str, Any]]:
         """Pass -> the network that serves it, its sampler and network calls a window, for people and rollout.json."""
@@ -139,82 +124,79 @@ class Simulator:
             UsageError: a negative seed, or a start of another size (at the call, before any work).
             DrivesimError: a sample or a decoded frame is not finite.
         """
+        lane = self._lane(Drive(scenario, start, journal))
+        return _Run(self, lane, self._keyframes([lane]), 0).steps(first_frame)
+
+    def run_many(self, drives: Sequence[Drive]) -> Iterator[tuple[int, Step]]:
+        """Drive several scenarios side by side: one network call makes a window of keyframes of each.
+
+        Yields: (number in ``drives``, step): of every rollout in turn, as ``run`` yields them, until all are through.
+
+        Raises:
+            As ``run``.
+        """
+        lanes = [self._lane(drive) for drive in drives]
+        keyframes = self._keyframes(lanes)
+        return _in_turn([_Run(self, lane, keyframes, row).steps(0) for row, lane in enumerate(lanes)])
+
+    def _keyframes(self, lanes: Sequence[Lane]) -> KeyframePass:
+        return KeyframePass(lanes, self.fill, self._encoded, self.latent_shape, self.device, self.stopwatch.timed)
+
+    def _encoded(self, shots: np.ndarray) -> Tensor:
+        frames = as_floats(torch.from_numpy(np.ascontiguousarray(shots))).permute(0, 3, 1, 2)
+        return self.autoencoder.encode(frames.to(self.device))
+
+    def _lane(self, drive: Drive) -> Lane:
+        scenario, start = drive.scenario, drive.start
         if scenario.seed < 0:
             raise UsageError(f"seed must be a whole number from 0, not {scenario.seed}")
         shots = None if start is None else start.reshape(-1, *start.shape[-3:])
         if shots is not None and (shots.dtype != np.uint8 or len(shots) > 2 or shots.shape[1:] != (self.height, self.width, 3)):
             raise UsageError(f"a start must be one or two uint8 frames of {self.height}x{self.width}x3, not {shots.dtype} {shots.shape}")
         plan = self.plan(scenario, 1 if shots is None else len(shots))
-        return _Run(self, scenario, plan, journal or _NoJournal()).steps(shots, first_frame)
+        return Lane(scenario, plan, self.labels(scenario), shots, drive.journal or NoJournal(), self.settings.max_boxes)
+
+
+def _in_turn(runs: Sequence[Iterator[Step]]) -> Iterator[tuple[int, Step]]:
+    left = dict(enumerate(runs))
+    while left:
+        for row in list(left):
+            step = next(left[row], None)
+            if step is None:
+                del left[row]
+            else:
+                yield row, step
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One of the rollouts that ``Simulator.run_many`` makes; see ``Simulator.run``."""
+
+    scenario: Scenario
+    start: np.ndarray | None = None
+    journal: KeyframeJournal | None = None
 
 
 class _Run:
-    """One rollout in progress: the passes, each an iterator over the pass before it."""
+    """What comes after the keyframes of one rollout: the passes, each an iterator over the pass before it."""
 
-    def __init__(self, simulator: Simulator, scenario: Scenario, plan: RolloutPlan, journal: KeyframeJournal) -> None:
-        self.simulator, self.plan, self.settings, self.journal = simulator, plan, simulator.settings, journal
-        self.labels = simulator.labels(scenario)
-        self.seed = scenario.seed
-        self.timed = simulator.stopwatch.timed
+    def __init__(self, simulator: Simulator, lane: Lane, keyframes: KeyframePass, row: int) -> None:
+        self.simulator, self.lane, self.keyframes, self.row = simulator, lane, keyframes, row
+        self.plan, self.settings, self.timed = lane.plan, simulator.settings, simulator.stopwatch.timed
 
     @torch.inference_mode()
-    def steps(self, start: np.ndarray | None, first_frame: int) -> Iterator[Step]:
+    def steps(self, first_frame: int) -> Iterator[Step]:
         chunks = decode_chunks(self.plan.frames, self.settings.decode_frames, self.simulator.autoencoder.receptive_frames, first_frame)
         chunk = next(chunks, None) if first_frame < self.plan.frames else None
         if chunk is None:
             return
         begin = self.plan.restart(chunk.first_in)
-        latents = self._keyframes(start, begin)
+        latents = self.keyframes.pieces(self.row, begin)
         for level in range(self.plan.levels):
             latents = self._interpolated(latents, level, begin * FACTOR**level)
         for one, frames in self._decoded(latents, begin * FACTOR**self.plan.levels, chain([chunk], chunks)):
             first = max(one.first, first_frame)
-            yield Step(frames[first - one.first :], self.labels.at(range(first, one.last), self.plan.fps), first)
-
-    # keyframes
-
-    def _keyframes(self, start: np.ndarray | None, begin: int) -> Iterator[Tensor]:
-        """Level 0 from keyframe ``begin`` on, which ends a window, in pieces (n, c, h, w); the first piece is that keyframe alone."""
-        recent = self._kept(0)
-        if recent is None:
-            recent = self._saved(0, self._first_frame() if start is None else self._encoded(start))
-        if begin == 0:
-            yield recent[-1:]
-        for window in self.plan.windows():
-            made = self._kept(window.index + 1)
-            if made is None:
-                made = self._saved(window.index + 1, self._window(window, recent))
-            recent, last = torch.cat([recent, made])[-2:], window.made.stop - 1
-            if last >= begin:
-                yield made if last > begin else made[-1:]
-
-    def _kept(self, number: int) -> Tensor | None:
-        latents = self.journal.load(number)
-        return None if latents is None else latents.to(self.simulator.device)
-
-    def _saved(self, number: int, latents: Tensor) -> Tensor:
-        self.journal.save(number, latents)
-        return latents
-
-    def _first_frame(self) -> Tensor:
-        with self.timed("image"):
-            labels = self._told(range(1), self.plan.keyframe_fps)
-            return self.simulator.fill("image", self.seed, [0], (1, *self.simulator.latent_shape), labels)[0]
-
-    def _encoded(self, start: np.ndarray) -> Tensor:
-        with self.timed("image"):
-            frames = as_floats(torch.from_numpy(np.ascontiguousarray(start))).permute(0, 3, 1, 2)
-            return self.simulator.autoencoder.encode(frames.to(self.simulator.device))
-
-    def _window(self, window: Window, recent: Tensor) -> Tensor:
-        """The keyframes that ``window`` makes, (kept, c, h, w)."""
-        with self.timed("keyframes"):
-            labels = self._told(range(window.first, window.first + window.size), self.plan.keyframe_fps)
-            values = recent.new_zeros(1, window.size, *recent.shape[1:])
-            values[:, : window.known] = recent[-window.known :]
-            mask = torch.arange(window.size, device=recent.device)[None] < window.known
-            latents = self.simulator.fill("keyframes", self.seed, [window.index], values.shape[1:], labels, Context(values, mask))
-        return latents[0, window.known : window.known + window.kept]
+            yield Step(frames[first - one.first :], self.lane.labels.at(range(first, one.last), self.plan.fps), first)
 
     # interpolation
 
@@ -235,13 +217,15 @@ class _Run:
         fps, numbers = self.plan.level_fps(level + 1), range(first, first + count)
         with self.timed("interpolation"):
             rows = FACTOR * np.arange(count)[:, None] + np.arange(size)  # neighbouring windows share their ends
-            labels = self._told(range(FACTOR * first, FACTOR * (first + count) + 1), fps, rows)
+            told = self.lane.told(range(FACTOR * first, FACTOR * (first + count) + 1), fps, rows)
+            labels = {name: label.to(ends.device) for name, label in told.items()}
             values = ends.new_zeros(count, size, *ends.shape[1:])
             values[:, 0], values[:, -1] = ends[:-1], ends[1:]
             mask = torch.zeros(count, size, dtype=torch.bool, device=ends.device)
             mask[:, [0, -1]] = True
             stage, context = f"interpolation_{level + 1}", Context(values, mask)
-            latents = self.simulator.fill(stage, self.seed, numbers, values.shape[1:], labels, context)
+            seeds = self.lane.seeds(stage, numbers)
+            latents = self.simulator.fill(stage, seeds, numbers, values.shape[1:], labels, context)
         return latents[:, 1:].flatten(0, 1)
 
     # decoding
@@ -262,9 +246,3 @@ class _Run:
                 where = f"frames {chunk.first} to {chunk.last - 1} ({chunk.first / self.plan.fps:.1f} s)"
                 raise DrivesimError(f"the decoder made non-finite {where}; try --device cpu or another seed, or check the autoencoder")
             return as_bytes(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-    def _told(self, frames: range, fps: float, rows: np.ndarray | None = None) -> dict[str, Tensor]:
-        """What the networks are told of ``frames``: tensors (b, t, ...). rows: (b, t) positions in ``frames``; None = one window of all."""
-        arrays = self.labels.at(frames, fps).arrays(self.settings.max_boxes)
-        rows = np.arange(len(frames))[None] if rows is None else rows
-        return {name: torch.from_numpy(values[rows]).to(self.simulator.device) for name, values in arrays.items()}

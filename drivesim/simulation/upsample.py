@@ -137,7 +137,7 @@ class Upsampler:
         told = checkpoint.settings[self.name]
         self.factor, self.detail = int(told["known"]["factor"]), float(told["known"]["detail"])
         self.noise = float(told.get("noise", 1.0))
-        self.fill = Filler(build(told["schedule"]), str(told["parameterization"]), seed, self.device)
+        self.fill = Filler(build(told["schedule"]), str(told["parameterization"]), self.device)
         network = accelerate(checkpoint.network(self.name), settings.precision or "float32", settings.compile or "none")
         self.network = _video(network).to(self.device)
         self.frames = self.network.frames if isinstance(self.network, VideoUNet) else 1
@@ -252,7 +252,7 @@ class Upsampler:
         return large
 
     def _noise(self, numbers: range, shape: tuple[int, ...], part: int) -> Tensor:
-        return draw_noise(self.seed, "upsampling", numbers, shape, part)[None].to(self.device)
+        return draw_noise([self.seed] * len(numbers), "upsampling", numbers, shape, part)[None].to(self.device)
 
 
 def _choice(checkpoint: Checkpoint, wanted: str | None) -> str:
