@@ -150,7 +150,7 @@ def test_turning_gaps_and_a_release_without_annotations(release: Path, tmp_path:
         pose["rotation"] = [np.cos(angle / 2), 0, 0, np.sin(angle / 2)]
     for row in rows["sample_data"]:
         row["timestamp"] += 10_000_000 if row["timestamp"] > 20 * 50_000 else 0  # the last picture comes late
-    scenes = [{**rows["scene"][0], "description": "Parked cars after rain"}]
+    scenes = [{**rows["scene"][0], "description": "Parked cars after rain"}, rows["scene"][1]]
     root = changed(release, tmp_path / "x", ego_pose=rows["ego_pose"], sample_data=rows["sample_data"], sample_annotation=[], scene=scenes)
     summary = import_nuscenes(root, tmp_path / "out", progress=False)
     assert summary["frames"] == len(TICKS) - 1 and "scene-0000, piece 1" in summary["left_out"]
@@ -172,15 +172,41 @@ def test_what_is_missing_is_named(release: Path, tmp_path: Path) -> None:
     (root / "v1.0-mini" / "ego_pose.json").write_text("[{")
     with pytest.raises(DatasetError, match=r"ego_pose\.json: not readable JSON"):
         import_nuscenes(root, tmp_path / "out", progress=False)
-    (root / "v1.0-mini" / "ego_pose.json").write_text("[]")
-    (root / "v1.0-mini" / "sensor.json").write_text("[]")
-    with pytest.raises(DatasetError, match=r"v1\.0-mini: a row lacks or misses"):
+    (root / "v1.0-mini" / "ego_pose.json").write_text('[{"timestamp": 0}]')
+    with pytest.raises(DatasetError, match=r"v1\.0-mini: a row lacks or misses 'token'"):
         import_nuscenes(root, tmp_path / "out", progress=False)
     with pytest.raises(UsageError, match=r"v1\.0-mini\.tgz"):
         import_nuscenes(tmp_path, tmp_path / "out", progress=False)
     with pytest.raises(UsageError, match="version must be one of"):
         import_nuscenes(root, tmp_path / "out", "mini", progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "target"),
+    [
+        ("scene", "log_token", "log"), ("sample", "scene_token", "scene"), ("sample_data", "sample_token", "sample"),
+        ("sample_data", "ego_pose_token", "ego_pose"), ("sample_data", "calibrated_sensor_token", "calibrated_sensor"),
+        ("calibrated_sensor", "sensor_token", "sensor"), ("instance", "category_token", "category"),
+        ("sample_annotation", "sample_token", "sample"), ("sample_annotation", "instance_token", "instance"),
+    ],
+)  # fmt: skip
+def test_tables_of_different_downloads_are_told_apart(table: str, column: str, target: str, release: Path, tmp_path: Path) -> None:
+    rows = tables()[table]
+    root = changed(release, tmp_path / "x", **{table: [*rows[:-1], {**rows[-1], column: "of another world"}]})
+    message = rf"{table}\.json: row '{rows[-1]['token']}': no row of {target}\.json has its {column} 'of another world'.*v1\.0-mini\.tgz"
+    with pytest.raises(DatasetError, match=message):
+        import_nuscenes(root, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_cannot_be_are_named(release: Path, tmp_path: Path) -> None:
+    twice = changed(release, tmp_path / "x", log=[*tables()["log"], tables()["log"][0]])
+    with pytest.raises(DatasetError, match=r"log\.json: token 'log0' stands in 2 rows"):
+        import_nuscenes(twice, tmp_path / "out", progress=False)
+    cameras = [{**row, "camera_intrinsic": []} for row in tables()["calibrated_sensor"]]
+    with pytest.raises(DatasetError, match=r"v1\.0-mini: scene-0000: a row of it holds what cannot be"):
+        import_nuscenes(changed(release, tmp_path / "y", calibrated_sensor=cameras), tmp_path / "out", progress=False)
 
 
 def test_command(release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,8 @@ from drivesim.errors import UsageError
 from drivesim.io.records import DatasetError
 from drivesim.io.video import VideoError, VideoInfo, iterate_frames, probe
 
-from .releases import Box, Kind, Recording, Release, labelled, needed, read_json, write_release
+from .release_files import needed, read_json
+from .releases import Box, Kind, Recording, Release, labelled, write_release
 
 __all__ = ["FILLS", "MAPPING", "import_bdd100k", "listed"]
 

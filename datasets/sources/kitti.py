@@ -32,7 +32,8 @@ from drivesim.io.records import DatasetError
 from .kitti_raw import raw_drives
 from .kitti_text import OCCLUSION, fields, motion, numbered, numbers
 from .projection import corners_of
-from .releases import Box, Kind, Recording, Release, held_out, labelled, needed, pictures, write_release
+from .release_files import needed, pictures
+from .releases import Box, Kind, Recording, Release, held_out, labelled, write_release
 
 __all__ = ["FILLS", "MAPPING", "import_kitti"]
 
@@ -121,7 +122,7 @@ def _box(kind: Kind, frame: int, track: int, truncated: float, occluded: float, 
     """rest: alpha, left, top, right, bottom, height, width, length, x, y, z, rotation_y."""
     left, top, right, bottom = rest[1:5] / [size[1], size[0], size[1], size[0]]
     told = Box(
-        frame, track, kind.category, (left, top, right, bottom), kind.ignore, OCCLUSION.get(int(occluded)),
+        frame, track, kind.category, (left, top, right, bottom), kind.ignore or None, OCCLUSION.get(int(occluded)),
         None if truncated < 0 else truncated > 0,
     )  # fmt: skip
     height, width, length, x, y, z, turn = rest[5:]

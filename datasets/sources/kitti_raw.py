@@ -30,7 +30,8 @@ from drivesim.io.records import DatasetError
 
 from .kitti_text import fields, motion, numbered, numbers
 from .projection import corners_of, see
-from .releases import Box, Kind, Recording, Release, held_out, labelled, needed, pictures
+from .release_files import needed, pictures
+from .releases import Box, Kind, Recording, Release, held_out, labelled
 
 __all__ = ["raw_drives"]
 
@@ -137,6 +138,6 @@ def _box(
         return None
     yaw = float(np.arctan2(-rotation[2, 0], rotation[0, 0]))
     hidden = HIDDEN.get(int(place.findtext("occlusion", "-1")))
-    ignore = kind.ignore or seen.share < LEAST_SHARE
+    ignore = (kind.ignore or seen.share < LEAST_SHARE) or None
     box3d = (*centre.tolist(), length, width, height, yaw)
     return Box(frame, track, kind.category, seen.xyxy, ignore, hidden, seen.share < 1 - 1e-6, seen.depth_m, box3d)

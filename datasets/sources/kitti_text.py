@@ -9,7 +9,7 @@ import numpy as np
 
 from drivesim.io.records import DatasetError
 
-from .releases import needed
+from .release_files import needed
 
 __all__ = ["OCCLUSION", "fields", "motion", "numbered", "numbers"]
 

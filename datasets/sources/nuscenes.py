@@ -22,7 +22,7 @@ This file knows the layout. It does not know how clips are written (``releases``
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,8 @@ from drivesim.errors import UsageError
 from drivesim.io.records import DatasetError
 
 from .projection import corners_of, rotation_of, see
-from .releases import Box, Kind, Recording, Release, held_out, labelled, needed, pictures, read_json, write_release
+from .release_files import needed, pictures, read_json
+from .releases import Box, Kind, Recording, Release, held_out, labelled, write_release
 
 __all__ = ["FILLS", "MAPPING", "VERSIONS", "import_nuscenes"]
 
@@ -43,6 +44,12 @@ VERSIONS = ("v1.0-trainval", "v1.0-mini", "v1.0-test")
 TABLES = ("scene", "sample", "sample_data", "sample_annotation", "instance", "category", "calibrated_sensor", "ego_pose", "sensor", "log")
 HIDDEN = {"1": 0.8, "2": 0.5, "3": 0.3, "4": 0.1}
 LEAST_SHARE = 0.3
+REFERENCES = {
+    "scene": {"log_token": "log"}, "sample": {"scene_token": "scene"}, "instance": {"category_token": "category"},
+    "sample_data": {"sample_token": "sample", "ego_pose_token": "ego_pose", "calibrated_sensor_token": "calibrated_sensor"},
+    "sample_annotation": {"sample_token": "sample", "instance_token": "instance"}, "calibrated_sensor": {"sensor_token": "sensor"},
+}  # fmt: skip
+"""Table -> its column that holds tokens -> the table that those are rows of."""
 MAPPING: dict[str, Kind | None] = {
     "vehicle.car": Kind("car"), "vehicle.truck": Kind("truck"), "vehicle.bus.bendy": Kind("bus"), "vehicle.bus.rigid": Kind("bus"),
     "vehicle.motorcycle": Kind("motorcycle"), "vehicle.bicycle": Kind("bicycle"), "vehicle.emergency.police": Kind("car"),
@@ -101,9 +108,26 @@ class _Tables:
         self.blobs = {"v1.0-mini": "v1.0-mini.tgz", "v1.0-test": "v1.0-test_blobs.tgz"}.get(version, "v1.0-trainval01_blobs.tgz to 10")
         rows = {name: read_json(root / version / f"{name}.json", self.meta) for name in TABLES}
         try:
+            self._check(rows)
             self._join(rows)
-        except (KeyError, TypeError) as error:
-            raise DatasetError(f"{root / version}: a row lacks or misses {error}; extract {self.meta} again") from error
+        except (AttributeError, KeyError, TypeError) as error:
+            raise self._damaged(f"a row lacks or misses {error}") from error
+
+    def _damaged(self, what: str, table: str | None = None) -> DatasetError:
+        where = self.root / self.version / (f"{table}.json" if table else "")
+        return DatasetError(f"{where}: {what}; the tables do not belong together: extract {self.meta} again")
+
+    def _check(self, rows: Mapping[str, Sequence[Row]]) -> None:
+        """Refuse tables in which a token stands twice, or refers to a row that is not there."""
+        tokens = {name: {row["token"] for row in table} for name, table in rows.items()}
+        for name, table in rows.items():
+            if len(tokens[name]) < len(table):
+                token, times = Counter(row["token"] for row in table).most_common(1)[0]
+                raise self._damaged(f"token {token!r} stands in {times} rows", name)
+            for column, target in REFERENCES.get(name, {}).items():
+                lost = next((row for row in table if row[column] not in tokens[target]), None)
+                if lost is not None:
+                    raise self._damaged(f"row {lost['token']!r}: no row of {target}.json has its {column} {lost[column]!r}", name)
 
     def _join(self, rows: Mapping[str, Sequence[Row]]) -> None:
         by = {name: {row["token"]: row for row in rows[name]} for name in TABLES if name not in ("sample_data", "sample_annotation")}
@@ -132,9 +156,15 @@ class _Tables:
             breaks = np.flatnonzero(np.diff([row["timestamp"] for row in frames]) > GAP_S * 1e6) + 1
             for number, part in enumerate(np.split(np.arange(len(frames)), breaks)):
                 if len(part) >= SHORTEST:
-                    yield self._recording(scene, [frames[index] for index in part], split, number)
+                    yield self._sound(scene, [frames[index] for index in part], split, number)
                 else:
                     self.release.left_out[f"{scene['name']}, piece {number}"] = f"{len(part)} pictures between gaps are under a second"
+
+    def _sound(self, scene: Row, frames: Sequence[Row], split: str, number: int) -> Recording:
+        try:
+            return self._recording(scene, frames, split, number)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(f"{scene['name']}: a row of it holds what cannot be ({type(error).__name__}: {error})") from error
 
     def _recording(self, scene: Row, frames: Sequence[Row], split: str, number: int) -> Recording:
         size, camera = (int(frames[0]["height"]), int(frames[0]["width"])), self.cameras[frames[0]["calibrated_sensor_token"]]
@@ -167,11 +197,11 @@ class _Tables:
             if seen is None or kind is None:
                 continue
             unseen = row["num_lidar_pts"] + row["num_radar_pts"] == 0
+            ignore = (kind.ignore or unseen or seen.share < LEAST_SHARE) or None
             yaw = float(np.arctan2(-rotation[2, 0], rotation[0, 0]))
             yield Box(
-                frame, ids.setdefault(row["instance_token"], len(ids)), kind.category, seen.xyxy,
-                kind.ignore or unseen or seen.share < LEAST_SHARE, HIDDEN.get(row["visibility_token"]), seen.share < 1 - 1e-6, seen.depth_m,
-                (*centre.tolist(), long, wide, high, yaw),
+                frame, ids.setdefault(row["instance_token"], len(ids)), kind.category, seen.xyxy, ignore,
+                HIDDEN.get(row["visibility_token"]), seen.share < 1 - 1e-6, seen.depth_m, (*centre.tolist(), long, wide, high, yaw),
             )  # fmt: skip
 
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -29,7 +28,7 @@ from drivesim.labels import CATEGORIES, LABELS, Boxes, LabelTrack, count_vehicle
 from ..augment import PLAIN
 from ..folders import new_folder
 
-__all__ = ["Box", "Kind", "Recording", "Release", "held_out", "labelled", "needed", "pictures", "read_json", "within", "write_release"]
+__all__ = ["Box", "Kind", "Recording", "Release", "held_out", "labelled", "within", "write_release"]
 
 LOWEST, HIDDEN = 6 / 128, 0.7
 """Boxes lower than this share of the picture, or hidden by more than that, are marked ignore, as everywhere in the format."""
@@ -51,6 +50,7 @@ class Box:
     """One box of one frame as a release tells it.
 
     xyxy: x1, y1, x2, y2 in 0..1 of the picture; may reach outside.   occlusion: hidden share 0..1, None = not told.
+    ignore: None = not told: then low boxes and hidden ones are.   provenance: who says so, None = nobody knows.
     depth_m: metres along the optical axis to the nearest corner.   box3d: x, y, z of the centre in the camera's axes (right, down, ahead;
     metres), length, width, height, and the turn about the down axis in radians (0 = facing right).
     """
@@ -59,11 +59,12 @@ class Box:
     track_id: int
     category: str
     xyxy: tuple[float, float, float, float]
-    ignore: bool = False
+    ignore: bool | None = None
     occlusion: float | None = None
     truncated: bool | None = None
     depth_m: float | None = None
     box3d: tuple[float, ...] | None = None
+    provenance: str | None = "human"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def labelled(
         label = LABELS[name]
         numbers = np.full(frames, label.encode(value)) if value is None or isinstance(value, str) else np.asarray(value, np.float64)
         track.values[name][:] = np.where((numbers >= label.low) & (numbers <= label.high), numbers, np.nan)
-    columns = {name: [getattr(box, name) for box in kept] for name in ("occlusion", "truncated", "depth_m", "box3d")}
+    columns = {name: [getattr(box, name) for box in kept] for name in ("occlusion", "truncated", "depth_m", "box3d", "provenance")}
     return track, columns
 
 
@@ -135,12 +136,13 @@ def _clipped(box: Box) -> Box | None:
     return replace(box, xyxy=(x1, y1, x2, y2)) if x2 > x1 and y2 > y1 else None
 
 
-def _as_boxes(boxes: Sequence[Box]) -> Boxes:
+def _as_boxes(boxes: list[Box]) -> Boxes:
     xyxy = np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4)
-    hidden = np.array([(box.occlusion or 0) > HIDDEN or box.ignore for box in boxes], bool)
+    derived = np.array([(box.occlusion or 0) > HIDDEN for box in boxes], bool) | (xyxy[:, 3] - xyxy[:, 1] < LOWEST)
+    ignore = np.array([low if box.ignore is None else box.ignore for box, low in zip(boxes, derived, strict=True)], bool)
     frame, track_id = (np.array([getattr(box, name) for box in boxes], np.int64) for name in ("frame", "track_id"))
     category = np.array([CATEGORIES.index(box.category) for box in boxes], np.int64)
-    return Boxes(frame, track_id, category, xyxy, hidden | (xyxy[:, 3] - xyxy[:, 1] < LOWEST))
+    return Boxes(frame, track_id, category, xyxy, ignore)
 
 
 def write_release(
@@ -249,43 +251,3 @@ def held_out(names: Iterable[str], share: float) -> set[str]:
         raise UsageError(f"val_share must lie in 0..1, not {share}")
     ordered = sorted(set(names), key=lambda name: zlib.crc32(name.encode()))
     return set(ordered[: max(1, round(share * len(ordered)))]) if share and len(ordered) > 1 else set()
-
-
-def needed(path: Path, archive: str) -> Path:
-    """``path``, once it is there.
-
-    Raises:
-        DatasetError: it is not; the message names it and the archive of the release that holds it.
-    """
-    if not path.exists():
-        raise DatasetError(f"{path}: missing; the release has it in {archive}: extract that here")
-    return path
-
-
-def read_json(path: Path, archive: str) -> Any:
-    """A JSON file of the release.
-
-    Raises:
-        DatasetError: missing or damaged.
-    """
-    try:
-        return json.loads(needed(path, archive).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: not readable JSON ({str(error).splitlines()[0]}); extract {archive} again") from error
-
-
-def pictures(paths: Sequence[Path], archive: str) -> Iterator[np.ndarray]:
-    """Picture files in order, uint8 RGB (h, w, 3); one is held at a time.
-
-    Raises:
-        DatasetError: a missing or damaged one, or one of another size than the first.
-    """
-    shape: tuple[int, ...] | None = None
-    for path in paths:
-        picture = cv2.imread(str(needed(path, archive)), cv2.IMREAD_COLOR)
-        if picture is None:
-            raise DatasetError(f"{path}: not a readable picture; extract {archive} again")
-        if shape not in (None, picture.shape):
-            raise DatasetError(f"{path}: a picture of {picture.shape[0]}x{picture.shape[1]} among others; extract {archive} again")
-        shape = picture.shape
-        yield cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
