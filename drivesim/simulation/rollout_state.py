@@ -6,7 +6,6 @@ of machine is told. This file knows names and values; it does not know networks 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import drivesim
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.atomic import write_json
 from drivesim.labels import LABELS, Scenario
+from drivesim.simulation.fingerprints import hash_of, hash_of_profiles, hash_of_tracks
 from drivesim.simulation.rollout_folder import STATE
 from drivesim.simulation.simulator import Simulator
 
@@ -87,9 +87,9 @@ def identity_of(simulator: Simulator, scenario: Scenario, start: np.ndarray | No
         "seed": scenario.seed,
         "scenario": {
             "duration_s": scenario.duration_s, **{name: getattr(scenario, name) for name in LABELS},
-            "boxes": _hash_of_tracks(scenario), "profiles": _hash_of_profiles(scenario),
+            "boxes": hash_of_tracks(scenario), "profiles": hash_of_profiles(scenario),
         },
-        "start": None if start is None else _hash([np.asarray(start)]),
+        "start": None if start is None else hash_of([np.asarray(start)]),
         "settings": asdict(simulator.settings),
     }  # fmt: skip
 
@@ -100,26 +100,6 @@ def environment_of(device: torch.device) -> dict[str, Any]:
     processor = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
     return {"drivesim": drivesim.__version__, "torch": torch.__version__, "device": device.type, "processor": processor,
             "threads": torch.get_num_threads()}  # fmt: skip
-
-
-def _hash_of_tracks(scenario: Scenario) -> str | None:
-    if scenario.tracks is None:
-        return None
-    names = [f"{track.track_id} {track.category}" for track in scenario.tracks]
-    return _hash([array for track in scenario.tracks for array in (track.timestamp_s, track.xyxy)], names)
-
-
-def _hash_of_profiles(scenario: Scenario) -> str:
-    names = sorted(scenario.profiles)
-    return _hash([np.asarray(array) for name in names for array in scenario.profiles[name]], names)
-
-
-def _hash(arrays: list[np.ndarray], names: list[str] | None = None) -> str:
-    digest = hashlib.sha256(json.dumps(names).encode())
-    for array in arrays:
-        digest.update(f"{array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
