@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict
 
 from drivesim import cli
 from drivesim.datasets.exports.bdd100k import MAPPING, export_bdd100k
+from drivesim.datasets.sources.bdd100k import import_bdd100k
 from drivesim.datasets.sources.synthetic import make_road_world
 from drivesim.errors import DrivesimError, UsageError
-from drivesim.io.records import labels_of, read_records
+from drivesim.io.records import DatasetError, labels_of, read_records
 from drivesim.io.video import read_frames
 from drivesim.labels import CATEGORIES, LabelTrack
 
@@ -48,7 +49,7 @@ class Label(Strict):
 
     id: str
     category: str
-    attributes: dict[str, bool]
+    attributes: dict[str, bool | float | str]
     box2d: Box2D
 
 
@@ -131,6 +132,50 @@ def test_any_boxes_come_back_and_videos_have_no_gaps(track: LabelTrack) -> None:
     assert summary["ignored"] == int(track.boxes.ignore.sum())
 
 
+@settings(max_examples=8, deadline=None)
+@given(label_tracks(frames=4))
+def test_importing_our_own_export_gives_the_same_boxes(track: LabelTrack) -> None:
+    """Of every category, ignored ones too, track by track; a clip comes back as the pieces that it was cut into."""
+    with tempfile.TemporaryDirectory() as folder:
+        clips = write_clips(Path(folder) / "clips", [track], occlusion=0.25)
+        export_bdd100k(clips, Path(folder) / "bdd")
+        import_bdd100k(Path(folder) / "bdd", Path(folder) / "back", progress=False)
+        records = read_records(Path(folder) / "back")
+        for row in records.clips.itertuples():
+            about = json.loads(row.provenance)
+            back, there = labels_of(records, row.clip_id), track.take(about["frames"], track.fps)
+            assert (back.fps, back.boxes_known.all(), about["clip_id"]) == (7.5, True, "clip0")
+            for name in ("frame", "track_id", "category", "ignore"):
+                np.testing.assert_array_equal(getattr(back.boxes, name), getattr(there.boxes, name))
+            sure = (there.boxes.xyxy[:, 2:] - there.boxes.xyxy[:, :2] >= [1 / WIDTH, 1 / HEIGHT]).all(axis=1)
+            np.testing.assert_allclose(back.boxes.xyxy[sure], there.boxes.xyxy[sure], atol=1e-5)
+        assert records.boxes["provenance"].isin(["human"]).all() and np.allclose(records.boxes["occlusion"], 0.25)
+
+
+def test_splits_times_and_rates_come_back(world: Path, tmp_path: Path) -> None:
+    export_bdd100k(world, tmp_path / "bdd", every=3)
+    import_bdd100k(tmp_path / "bdd", tmp_path / "back", progress=False)
+    made, back = (read_records(root).clips for root in (world, tmp_path / "back"))
+    assert sorted(zip(back["clip_id"], back["split"], back["time_of_day"], strict=True)) == sorted(
+        (f"bdd_{row.clip_id}", row.split, row.time_of_day) for row in made.itertuples()
+    )
+    assert (back["fps"] == 2.5).all() and set(back["licence"]) == set(made["licence"]), "not the release's"
+    provenance = read_records(tmp_path / "back").boxes["provenance"]
+    assert set(provenance) == set(read_records(world).boxes["provenance"])
+
+
+def test_exports_that_hold_no_clips_say_so(world: Path, tmp_path: Path) -> None:
+    export_bdd100k(world, tmp_path / "det", labels="det_20", every=8, pictures="none")
+    with pytest.raises(DatasetError, match=r"single pictures.*box_track_20"):
+        import_bdd100k(tmp_path / "det", tmp_path / "x", progress=False)
+    export_bdd100k(world, tmp_path / "bare", every=8, pictures="none")
+    with pytest.raises(DatasetError, match=r"images/track: missing.*pictures=jpg or png"):
+        import_bdd100k(tmp_path / "bare", tmp_path / "x", progress=False)
+    (tmp_path / "bare" / "export.json").write_text('{"creator": "drivesim data export bdd100k"}')
+    with pytest.raises(DatasetError, match=r"export\.json: not what drivesim data export bdd100k writes"):
+        import_bdd100k(tmp_path / "bare", tmp_path / "x", progress=False)
+
+
 def only_label(folder: Path, **columns: Any) -> Label:
     clips = write_clips(folder / "clips", [track_of(1, [(0, 7, 5, BOX, False)])], **columns)
     export_bdd100k(clips, folder / "bdd", pictures="none")
@@ -143,7 +188,8 @@ def only_label(folder: Path, **columns: Any) -> Label:
 )
 def test_attributes_say_what_is_known(occlusion: float | None, truncated: bool | None, said: dict[str, bool], tmp_path: Path) -> None:
     label = only_label(tmp_path, occlusion=occlusion, truncated=truncated)
-    assert label.attributes == {**said, "crowd": False, "ignored": False}
+    beyond = {"provenance": "human", **({} if occlusion is None else {"occlusion": pytest.approx(occlusion)})}
+    assert label.attributes == {**said, "crowd": False, "ignored": False, **beyond}
 
 
 def test_corners_are_pixels(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from drivesim.datasets.exports.kitti import MAPPING, export_kitti
 from drivesim.datasets.sources.kitti import import_kitti
 from drivesim.datasets.sources.synthetic import make_road_world
 from drivesim.errors import DrivesimError, UsageError
-from drivesim.io.records import labels_of, read_records
+from drivesim.io.records import DatasetError, labels_of, read_records
 from drivesim.io.video import read_frames
 from drivesim.labels import CATEGORIES, LabelTrack
 
@@ -157,10 +157,64 @@ def test_an_unreadable_clip_costs_only_itself(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "kitti" / "training" / "image_02").iterdir()] == ["0000"]
 
 
-def test_importing_our_own_export_gives_the_same_boxes(tmp_path: Path) -> None:
-    """Of the categories that KITTI has; what it calls Misc or DontCare is dropped by the importer."""
+@settings(max_examples=8, deadline=None)
+@given(label_tracks(frames=4))
+def test_importing_our_own_export_gives_the_same_boxes(track: LabelTrack) -> None:
+    """Of every category, ignored ones too, though KITTI calls some Misc or DontCare."""
+    with tempfile.TemporaryDirectory() as folder:
+        clips = write_clips(Path(folder) / "clips", [track], occlusion=0.3, provenance="detector:the large one")
+        export_kitti(clips, Path(folder) / "kitti")
+        import_kitti(Path(folder) / "kitti", Path(folder) / "back", progress=False)
+        records = read_records(Path(folder) / "back")
+        for row in records.clips.itertuples():
+            about = json.loads(row.provenance)
+            back, there = labels_of(records, row.clip_id), track.take(about["frames"], track.fps)
+            assert (back.fps, back.boxes_known.all(), about["clip_id"]) == (7.5, True, "clip0")
+            for name in ("frame", "track_id", "category", "ignore"):
+                np.testing.assert_array_equal(getattr(back.boxes, name), getattr(there.boxes, name))
+            np.testing.assert_allclose(back.boxes.xyxy, there.boxes.xyxy, atol=1e-6)
+        assert (records.boxes["provenance"] == "detector:the large one").all() and np.allclose(records.boxes["occlusion"], 0.3)
+
+
+def test_splits_times_and_rates_come_back(world: Path, tmp_path: Path) -> None:
+    export_kitti(world, tmp_path / "kitti", every=3)
+    import_kitti(tmp_path / "kitti", tmp_path / "back", progress=False)
+    made, back = (read_records(root).clips for root in (world, tmp_path / "back"))
+    for name in ("split", "time_of_day", "licence"):
+        assert back[name].tolist() == made[name].tolist()
+    assert (back["fps"] == 2.5).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("training/label_02_drivesim/0000.txt", "", r"0 rows for \d+ of label_02/0000\.txt"),
+        ("training/label_02_drivesim/0000.txt", "tram 1 0 - - human\n", "line 1: unknown category 'tram'"),
+        ("training/label_02_drivesim/0000.txt", "car 1 0 - -\n", "line 1: 6 words"),
+        ("training/label_02_drivesim/0000.txt", "car x 0 - - human\n", "line 1: invalid literal"),
+        ("training/label_02/0000.txt", "1 2 3\n", "line 1: 3 columns where 17"),
+        ("export.json", '{"creator": "drivesim data export kitti"}', "not what drivesim data export kitti writes"),
+    ],
+)
+def test_a_changed_export_is_named(file: str, text: str, message: str, tmp_path: Path) -> None:
+    export_kitti(write_clips(tmp_path / "clips", [track_of(2, [(0, 1, 0, BOX, False)])]), tmp_path / "kitti")
+    (tmp_path / "kitti" / file).write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        import_kitti(tmp_path / "kitti", tmp_path / "back", progress=False)
+    assert not (tmp_path / "back").exists()
+
+
+def test_an_export_without_pictures_cannot_come_back(tmp_path: Path) -> None:
+    export_kitti(write_clips(tmp_path / "clips", [track_of(2, [])]), tmp_path / "kitti", pictures="none")
+    with pytest.raises(DatasetError, match=r"image_02/0000: missing.*pictures=png or jpg"):
+        import_kitti(tmp_path / "kitti", tmp_path / "back", progress=False)
+
+
+def test_other_readers_see_the_same_boxes(tmp_path: Path) -> None:
+    """Without our notes it is KITTI: what it calls Misc or DontCare is dropped."""
     rows = [(0, 1, 0, BOX, False), (0, 2, 2, BOX, False), (1, 3, 5, (0.5, 0.0, 0.75, 0.5), False), (1, 4, 1, BOX, True)]
     export_kitti(write_clips(tmp_path / "clips", [track_of(2, rows)]), tmp_path / "kitti")
+    (tmp_path / "kitti" / "export.json").unlink()
     import_kitti(tmp_path / "kitti", tmp_path / "back", progress=False)
     records = read_records(tmp_path / "back")
     boxes = labels_of(records, records.clip_ids[0]).boxes

@@ -6,13 +6,15 @@ import json
 import struct
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from drivesim import cli
 from drivesim.datasets.check import check_dataset
-from drivesim.datasets.sources import bdd100k
-from drivesim.datasets.sources.bdd100k import import_bdd100k, listed
+from drivesim.datasets.sources import bdd100k_tracks
+from drivesim.datasets.sources.bdd100k import import_bdd100k
+from drivesim.datasets.sources.bdd100k_tracks import listed
 from drivesim.errors import UsageError
 from drivesim.io.records import DatasetError, labels_of, read_records
 from drivesim.io.video import read_frames, write_video
@@ -39,8 +41,9 @@ def turned(path: Path, matrix: tuple[int, int, int, int]) -> None:
 
 
 def label(number: int, category: str, box: tuple[float, float, float, float], **told: bool) -> dict:
+    """box: edges; the file names the last pixel inside."""
+    box2d = dict(zip(("x1", "y1", "x2", "y2"), (*box[:2], box[2] - 1, box[3] - 1), strict=True))
     attributes = {"occluded": False, "truncated": False, "crowd": False, **told}
-    box2d = dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))
     return {"id": f"{number:08d}", "category": category, "attributes": attributes, "box2d": box2d}
 
 
@@ -89,7 +92,7 @@ def test_tracks_land_on_their_frames(bdd: Path, tmp_path: Path) -> None:
     rows = records.boxes_of(f"bdd_{NAME}").reset_index(drop=True)
     assert rows["frame"].tolist() == [0, 12, 12, 18, 18]
     assert rows["category"].tolist() == ["car", "car", "person", "person", "person"]
-    assert rows["track_id"].tolist()[:2] == [rows["track_id"][0]] * 2 and rows["track_id"].nunique() == 4
+    assert rows["track_id"].tolist() == [63, 63, 70, 71, 72]
     assert rows.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [0.25, 0.5, 0.5, 0.75], "pixels of 1280x720, whatever the video's size"
     assert rows.loc[2, ["x1", "x2"]].tolist() == pytest.approx([0, 0.05])
     assert rows["ignore"].tolist() == [False, False, False, True, True], "a crowd, and another person"
@@ -147,6 +150,47 @@ def test_videos_that_cannot_be_used_are_told(bdd: Path, tmp_path: Path) -> None:
     assert DUSK in summary["left_out"][f"videos/val/{DUSK}.mov"]
 
 
+@pytest.fixture
+def labelled_pictures(bdd: Path) -> Path:
+    """The tracking pictures instead of videos; the label file's last frame, of the videos' fixture, is beyond them."""
+    path = bdd / "labels" / "box_track_20" / "train" / f"{NAME}.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[:4]))
+    (bdd / "labels" / "box_track_20" / "train" / "0000f77c-6257be58.json").unlink()
+    folder = bdd / "images" / "track" / "train" / NAME
+    folder.mkdir(parents=True)
+    for number in range(1, 5):
+        cv2.imwrite(str(folder / f"{NAME}-{number:07d}.jpg"), np.full((720, 1280, 3), 40 * number, np.uint8))
+    return bdd
+
+
+def test_the_labelled_pictures_will_do(labelled_pictures: Path, tmp_path: Path) -> None:
+    import_bdd100k(labelled_pictures, tmp_path / "both", footage="track", progress=False)
+    (labelled_pictures / "videos").rename(tmp_path / "elsewhere")
+    assert import_bdd100k(labelled_pictures, tmp_path / "out", progress=False)["clips"] == 1, "without videos they are taken by themselves"
+    records = read_records(tmp_path / "out")
+    track = labels_of(records, f"bdd_{NAME}")
+    assert (track.fps, len(track)) == (5, 4) and track.boxes_known.all() and (track.values["time_of_day"] == 1).all()
+    rows = records.boxes_of(f"bdd_{NAME}")
+    assert rows["frame"].tolist() == [0, 2, 2, 3, 3], "label frame k is picture k"
+    assert rows[["x1", "y1", "x2", "y2"]].iloc[0].tolist() == [0.25, 0.5, 0.5, 0.75]
+    assert check_dataset(tmp_path / "out")["faults"] == 0
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        (f"images/track/train/{NAME}/{NAME}-0000002.jpg", r"0000002\.jpg: missing.*MOT 2020 Images"),
+        (f"images/track/train/{NAME}/{NAME}-0000004.jpg", r"0000004\.jpg: missing.*MOT 2020 Images"),
+        (f"labels/box_track_20/train/{NAME}.json", rf"{NAME}\.json: missing.*MOT 2020 Labels"),
+        ("images/track", r"images/track: missing.*MOT 2020 Images"),
+    ],
+)
+def test_missing_pictures_are_named(gone: str, message: str, labelled_pictures: Path, tmp_path: Path) -> None:
+    (labelled_pictures / gone).rename(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=message):
+        import_bdd100k(labelled_pictures, tmp_path / "out", footage="track", progress=False)
+
+
 def test_first_release_of_the_tracks(bdd: Path, tmp_path: Path) -> None:
     told = {**label(1, "car", (0, 0, 640, 360)), "attributes": {"Occluded": False, "Truncated": True, "Crowd": True}}
     path = bdd / "labels" / "box_track_20" / "train" / f"{NAME}.json"
@@ -176,7 +220,7 @@ def test_long_lists_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "list.json"
     path.write_text(json.dumps(items, indent=2))
     for size in (1, 7, 1 << 20):
-        monkeypatch.setattr(bdd100k, "CHUNK", size)
+        monkeypatch.setattr(bdd100k_tracks, "CHUNK", size)
         assert list(listed(path)) == items
     path.write_text(json.dumps(items)[:-40])
     with pytest.raises(DatasetError, match="not a whole JSON list"):
@@ -187,5 +231,7 @@ def test_command(bdd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     out = str(tmp_path / "out")
     assert cli.main(["data", "import", "bdd100k", str(bdd.parent), "--out", out, "only_labelled=true", "progress=false"]) == 0
     assert "clips: 1" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="footage must be one of auto, videos, track, not 'x'"):
+        import_bdd100k(bdd, tmp_path / "x", footage="x")
     with pytest.raises(UsageError, match="no such folder"):
         import_bdd100k(tmp_path / "absent", tmp_path / "x")

@@ -11,6 +11,8 @@ counted from 1 and ``frameIndex`` from 0; ``box2d`` names the first and the last
 
 - Boxes marked ignore carry the attribute ``ignored``, which the toolkit's evaluation passes over. ``occluded`` and ``truncated`` are left
   out where nobody knows them, as they have no word for it; weather and time of day are then "undefined".
+- Beyond the format's attributes stand ``occlusion`` (hidden share) and ``provenance`` (who says so), where known. With them and
+  ``export.json``, ``drivesim data import bdd100k`` gives back the boxes of tracking videos as they were, to 1e-4 of a pixel.
 - A tracking video has no gaps: a clip is cut where frames are not known, and what is behind a cut is a video of its own.
 """
 
@@ -93,7 +95,8 @@ class _Writer:
         for video, run in self._videos(clip).items():
             entries = [self._entry(clip, frame, *names[frame], weather.get(frame)) for frame in run.tolist()]
             self._keep(clip.split, video, entries)
-            self.videos.append({"name": video, "clip_id": clip.clip_id, "split": clip.split, "fps": clip.fps, "frames": run.tolist()})
+            about = {"name": video, "clip_id": clip.clip_id, "split": clip.split, "fps": clip.fps, "licence": clip.licence}
+            self.videos.append({**about, "frames": run.tolist()})
         self.frames[clip.split] += len(names)
 
     def _videos(self, clip: OutgoingClip) -> dict[str, np.ndarray]:
@@ -125,13 +128,13 @@ class _Writer:
         rows, boxes = clip.at(frame), clip.boxes(frame)
         self.boxes += len(boxes)
         self.ignored += int(boxes.ignore.sum())
-        seen = zip(clip.occlusion[rows], clip.truncated[rows], strict=True)
+        seen = zip(clip.occlusion[rows], clip.truncated[rows], clip.provenance[rows], strict=True)
         return [
             {
-                "id": str(track), "category": MAPPING[CATEGORIES[category]], "attributes": _attributes(bool(ignore), occlusion, truncated),
+                "id": str(track), "category": MAPPING[CATEGORIES[category]], "attributes": _attributes(bool(ignore), *told),
                 "box2d": _box2d(corners),
             }
-            for track, category, ignore, corners, (occlusion, truncated)
+            for track, category, ignore, corners, told
             in zip(boxes.track_id.tolist(), boxes.category, boxes.ignore, clip.corners(frame), seen, strict=True)
         ]  # fmt: skip
 
@@ -144,14 +147,16 @@ class _Writer:
     def close(self) -> None:
         for split, entries in self.detection.items():
             _write(self.folder / "labels" / self.kind / f"det_{split}.json", entries)
-        about = {"dataset": self.footage.name, "every": self.footage.every, "mapping": MAPPING, "videos": self.videos}
+        about = {"creator": "drivesim data export bdd100k", "dataset": self.footage.name, "every": self.footage.every}
+        about |= {"mapping": MAPPING, "videos": self.videos}
         _write(self.folder / "export.json", about)
 
 
-def _attributes(ignore: bool, occlusion: float, truncated: float) -> dict[str, bool]:
+def _attributes(ignore: bool, occlusion: float, truncated: float, provenance: str | None) -> dict[str, bool | float | str]:
     known = {"occluded": (occlusion, OCCLUDED), "truncated": (truncated, 1.0)}
     said = {name: bool(value >= least) for name, (value, least) in known.items() if not np.isnan(value)}
-    return {**said, "crowd": False, "ignored": ignore}
+    more = {"occlusion": None if np.isnan(occlusion) else float(occlusion), "provenance": provenance}
+    return {**said, "crowd": False, "ignored": ignore, **{name: value for name, value in more.items() if value is not None}}
 
 
 def _box2d(corners: np.ndarray) -> dict[str, float]:

@@ -81,6 +81,15 @@ class OutgoingClip:
         """Whether the picture's border cuts a box, float64 (boxes,): 0, 1, NaN = unknown."""
         return self.box_rows["truncated"].to_numpy(np.float64, na_value=np.nan)
 
+    @cached_property
+    def provenance(self) -> list[str | None]:
+        """Who says so, of every box; None = nobody knows."""
+        return [name if isinstance(name, str) else None for name in self.box_rows["provenance"]]
+
+    @property
+    def licence(self) -> str | None:
+        return self.row["licence"] if isinstance(self.row["licence"], str) else None
+
     def at(self, frame: int) -> slice:
         """Where a frame's boxes lie among the clip's."""
         first, behind = np.searchsorted(self.track.boxes.frame, [frame, frame + 1])

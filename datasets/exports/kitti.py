@@ -4,6 +4,8 @@
     out/training/label_02/0000.txt                  a row per box
     out/training/evaluate_tracking.seqmap.training  sequences and their lengths, for the benchmark's evaluation and TrackEval; where clips
                                                     are marked val also .val and .training_minus_val
+    out/training/label_02_drivesim/0000.txt         a row per row of label_02: what its type does not say (our category, track, ignore,
+                                                    hidden share, truncated, who says so; - where nobody knows)
     out/export.json                                 what KITTI has no place for: which clip and frames a sequence is, its rate, the mapping
 
 Layout and columns: readme of the tracking devkit, cvlibs.net/datasets/kitti/eval_tracking.php. A row is: frame, track, type, truncated,
@@ -12,6 +14,9 @@ occluded, alpha, left, top, right, bottom (0-based pixels), height, width, lengt
 - Nothing three-dimensional is made up: alpha and rotation_y are -10, sizes -1, places -1000, and there is no ``calib``. These are the
   devkit's own values for what a label does not say; so is -1 where nobody knows how far a box is truncated or occluded. (Its code 3 for
   "occlusion unknown" would have the evaluation leave every box out.)
+- KITTI has no buses and no motorcycles. They are Misc, as whatever else has no name there: called Truck they would teach and judge a
+  wrong word, and the benchmark evaluates neither. ``drivesim data import kitti`` reads the true category from label_02_drivesim, so that
+  every box comes back as it was; no other reader looks there.
 - A sequence has no gaps. A clip is cut where frames are not known, so that one clip may become several sequences.
 - Boxes marked ignore are DontCare regions, of track -1, which the evaluation neither asks for nor punishes.
 - Whoever reads KITTI takes it for 10 frames a second; the true rate is in ``export.json``.
@@ -26,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from drivesim.labels import CATEGORIES
+from drivesim.labels import CATEGORIES, LABELS
 
 from ..folders import new_folder
 from .footage import Footage, OutgoingClip, one_of
@@ -38,6 +43,7 @@ MAPPING = {"car": "Car", "truck": "Truck", "bus": "Misc", "motorcycle": "Misc", 
 PARTLY, LARGELY = 0.1, 0.5
 """Hidden share from which a box is partly (1) and largely (2) occluded. KITTI names the steps; the shares are ours."""
 NO_3D = "-1 -1 -1 -1000 -1000 -1000 -10"
+BESIDE = "label_02_drivesim"
 PICTURES = ("png", "jpg", "none")
 
 
@@ -64,7 +70,8 @@ def export_kitti(dataset: str | Path, out: str | Path, split: str | None = None,
         frames = sum(len(sequence["frames"]) for sequence in writer.sequences)
         footage.require(frames)
         writer.write_maps()
-        about = {"dataset": footage.name, "every": every, "mapping": {**MAPPING, "ignore": "DontCare"}, "sequences": writer.sequences}
+        about = {"creator": "drivesim data export kitti", "dataset": footage.name, "every": every}
+        about |= {"mapping": {**MAPPING, "ignore": "DontCare"}, "sequences": writer.sequences}
         (folder / "export.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     counts = {"sequences": len(writer.sequences), "frames": frames, "boxes": writer.boxes, "DontCare": writer.ignored, "mapping": MAPPING}
     return {**counts, **footage.left_out(), "out": str(out)}
@@ -86,12 +93,15 @@ class _Writer:
                 (self.folder / "image_02" / name).rmdir()
             return
         tracks = _track_numbers(clip)
-        (self.folder / "label_02").mkdir(parents=True, exist_ok=True)
+        for folder in ("label_02", BESIDE):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
         for name, run in zip(names, runs, strict=True):
             rows = [row for place, frame in enumerate(run.tolist()) for row in self._rows(clip, frame, place, tracks)]
             (self.folder / "label_02" / f"{name}.txt").write_text("".join(rows), encoding="utf-8")
-            about = {"clip_id": clip.clip_id, "split": clip.split, "fps": clip.fps, "frames": run.tolist()}
-            self.sequences.append({"name": name, **about})
+            beside = [row for frame in run.tolist() for row in _beside(clip, frame)]
+            (self.folder / BESIDE / f"{name}.txt").write_text("".join(beside), encoding="utf-8")
+            about = {"clip_id": clip.clip_id, "split": clip.split, "fps": clip.fps, "licence": clip.licence}
+            self.sequences.append({"name": name, **about, "time_of_day": _times(clip, run), "frames": run.tolist()})
 
     def _paths(self, names: list[str], runs: list[np.ndarray]) -> dict[int, Path]:
         return {
@@ -131,6 +141,19 @@ def _track_numbers(clip: OutgoingClip) -> np.ndarray:
     """Track numbers of the clip's boxes: ours, or counted from 0 where one is negative, which in KITTI means "no track"."""
     numbers = clip.track.boxes.track_id
     return np.unique(numbers, return_inverse=True)[1] if (numbers < 0).any() else numbers
+
+
+def _beside(clip: OutgoingClip, frame: int) -> Iterator[str]:
+    rows, boxes = clip.at(frame), clip.boxes(frame)
+    more = zip(clip.occlusion[rows], clip.truncated[rows], clip.provenance[rows], strict=True)
+    for category, track, ignore, (occlusion, truncated, provenance) in zip(boxes.category, boxes.track_id, boxes.ignore, more, strict=True):
+        hidden, cut = ("-" if np.isnan(value) else f"{value:g}" for value in (occlusion, truncated))
+        yield f"{CATEGORIES[category]} {track} {int(ignore)} {hidden} {cut} {provenance or '-'}\n"
+
+
+def _times(clip: OutgoingClip, run: np.ndarray) -> list[str | float | None]:
+    """The time of day of every frame."""
+    return [LABELS["time_of_day"].decode(float(code)) for code in clip.track.values["time_of_day"][run]]
 
 
 def _code(truncated: float) -> int:

@@ -11,6 +11,8 @@ Quirks:
 - DontCare regions (objects too far for the laser) have no counterpart and are dropped, so far vehicles there are not labelled.
 - Files written in this layout by others say -1 (sizes, truncated, occluded) for what they do not know: it stays unknown.
 - All drives were recorded by day. The benchmark's own test labels are not public: ``testing`` becomes split test, boxes unknown.
+- Our own export is of this layout, with ``export.json`` and ``label_02_drivesim`` beside it, of which its rates, splits, times of day
+  and what KITTI has no word for come back as they were.
 - GPS/IMU data are an archive of their own, and optional: without them speed and turn rate stay unknown.
 
 This file knows the tracking layout. It does not know how clips are written (``releases``).
@@ -29,10 +31,11 @@ import numpy as np
 from drivesim.errors import UsageError
 from drivesim.io.records import DatasetError
 
+from .kitti_export import exported_sequence
 from .kitti_raw import raw_drives
-from .kitti_text import OCCLUSION, fields, motion, numbered, numbers
+from .kitti_text import OCCLUSION, fields, motion, numbers
 from .projection import corners_of
-from .release_files import needed, pictures
+from .release_files import exported, needed, numbered, pictures
 from .releases import Box, Kind, Recording, Release, held_out, labelled, write_release
 
 __all__ = ["FILLS", "MAPPING", "import_kitti"]
@@ -69,6 +72,10 @@ def import_kitti(
     """
     source = Path(source)
     release = Release("kitti", MAPPING, FILLS, "CC BY-NC-SA 3.0")
+    ours = exported(source, "kitti", "sequences")
+    if ours is not None:
+        release.licence = None
+        return write_release(out, release, (exported_sequence(source, row, release) for row in ours.values()), height, width, progress)
     if (source / "training").is_dir() or (source / "testing").is_dir():
         return write_release(out, release, _sequences(source, release, val_share), height, width, progress)
     if any(path.is_dir() for path in source.glob("20[0-9][0-9]_[0-9][0-9]_[0-9][0-9]")):
@@ -91,7 +98,7 @@ def _names(part: Path) -> list[str]:
 
 
 def _sequence(part: Path, name: str, split: str, release: Release) -> Recording:
-    paths = numbered(part / "image_02" / name, "{:06d}.png", PICTURES)
+    paths = numbered(part / "image_02" / name, "{:06d}", PICTURES)
     first = next(pictures(paths[:1], PICTURES))
     size = (first.shape[0], first.shape[1])
     boxes = [] if split == "test" else list(_boxes(part, name, len(paths), size, release))

@@ -28,9 +28,9 @@ import numpy as np
 
 from drivesim.io.records import DatasetError
 
-from .kitti_text import fields, motion, numbered, numbers
+from .kitti_text import fields, motion, numbers
 from .projection import corners_of, see
-from .release_files import needed, pictures
+from .release_files import needed, numbered, pictures
 from .releases import Box, Kind, Recording, Release, held_out, labelled
 
 __all__ = ["raw_drives"]
@@ -64,7 +64,7 @@ def raw_drives(root: Path, release: Release, val_share: float) -> Iterator[Recor
 
 def _drive(drive: Path, split: str, release: Release) -> Recording:
     archive = f"{drive.name}.zip"
-    paths = numbered(drive / "image_02" / "data", "{:010d}.png", archive)
+    paths = numbered(drive / "image_02" / "data", "{:010d}", archive)
     first = next(pictures(paths[:1], archive))
     size, camera = (first.shape[0], first.shape[1]), _calibration(drive.parent)
     tracklets = drive / "tracklet_labels.xml"

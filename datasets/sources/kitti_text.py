@@ -9,9 +9,7 @@ import numpy as np
 
 from drivesim.io.records import DatasetError
 
-from .release_files import needed
-
-__all__ = ["OCCLUSION", "fields", "motion", "numbered", "numbers"]
+__all__ = ["OCCLUSION", "fields", "motion", "numbers"]
 
 OCCLUSION = {0: 0.0, 1: 0.3, 2: 0.7}
 """Fully visible, partly, largely hidden, as shares: KITTI names the steps, the shares are ours. Other codes mean unknown."""
@@ -55,16 +53,3 @@ def motion(path: Path, packets: Sequence[Sequence[str]]) -> tuple[np.ndarray, np
         values.append(numbers(path, line, row[: UPWARD_TURN + 1]))
     table = np.array(values).reshape(-1, UPWARD_TURN + 1)
     return np.hypot(table[:, FORWARD], table[:, LEFTWARD]), table[:, UPWARD_TURN]
-
-
-def numbered(folder: Path, name: str, archive: str) -> list[Path]:
-    """Pictures counted from 0 without a gap; ``name`` is such as ``{:06d}.png``.
-
-    Raises:
-        DatasetError: none, or one of the row is missing; names it and ``archive``.
-    """
-    there = sorted(needed(folder, archive).glob("*.png"))
-    paths = [folder / name.format(number) for number in range(max(1, len(there)))]
-    for path in paths:
-        needed(path, archive)
-    return paths

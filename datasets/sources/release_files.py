@@ -12,7 +12,7 @@ import numpy as np
 
 from drivesim.io.records import DatasetError
 
-__all__ = ["needed", "pictures", "read_array", "read_json"]
+__all__ = ["exported", "needed", "numbered", "pictures", "read_array", "read_json"]
 
 
 def needed(path: Path, archive: str) -> Path:
@@ -36,6 +36,36 @@ def read_json(path: Path, archive: str) -> Any:
         return json.loads(needed(path, archive).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not readable JSON ({str(error).splitlines()[0]}); extract {archive} again") from error
+
+
+def exported(root: Path, form: str, recordings: str) -> dict[str, dict[str, Any]] | None:
+    """What ``drivesim data export FORM`` noted of its recordings, by their names; None = the folder is not one of ours.
+
+    Raises:
+        DatasetError: it is, and the note is damaged.
+    """
+    path = root / "export.json"
+    if not path.exists():
+        return None
+    about = read_json(path, "the whole export")
+    try:
+        return {row["name"]: row for row in about[recordings]} if about["creator"] == f"drivesim data export {form}" else None
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: not what drivesim data export {form} writes ({error!r}); export again") from error
+
+
+def numbered(folder: Path, name: str, archive: str, first: int = 0) -> list[Path]:
+    """Pictures (PNG or JPEG) counted from ``first`` without a gap; ``name`` is such as ``{:06d}``, without its suffix.
+
+    Raises:
+        DatasetError: none, or one of the row is missing; names it and ``archive``.
+    """
+    there = sorted(path for path in needed(folder, archive).iterdir() if path.suffix in (".png", ".jpg"))
+    suffix = there[0].suffix if there else ".png"
+    paths = [folder / (name.format(number) + suffix) for number in range(first, first + max(1, len(there)))]
+    for path in paths:
+        needed(path, archive)
+    return paths
 
 
 def read_array(path: Path, archive: str, width: int | None = None) -> np.ndarray:

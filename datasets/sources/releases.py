@@ -73,6 +73,7 @@ class Recording:
 
     boxes, frames: further columns of boxes.parquet (a row per box of ``track``) and frames.parquet (a row per frame).
     camera: {"model", "fx", "fy", "cx", "cy", ...} in pixels of ``size``, None = unknown.   origin: what the clip's provenance says.
+    licence: where it is not the release's.
     """
 
     clip_id: str
@@ -85,6 +86,7 @@ class Recording:
     frames: Mapping[str, Any] = field(default_factory=dict)
     camera: Mapping[str, Any] | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+    licence: str | None = None
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Release:
     name: str
     mapping: Mapping[str, Kind | None]
     fills: Mapping[str, str]
-    licence: str
+    licence: str | None
     dropped: Counter[str] = field(default_factory=Counter)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -218,7 +220,7 @@ def _record(
     records.append_rows(frames.assign(**recording.frames), boxes.assign(**more))
     camera = None if recording.camera is None else json.dumps(_seen_camera(recording.camera, even, size))
     origin = json.dumps({"kind": "imported", "release": release.name, **recording.origin})
-    about: dict[str, Any] = {"split": recording.split, "source": recording.source, "licence": release.licence}
+    about: dict[str, Any] = {"split": recording.split, "source": recording.source, "licence": recording.licence or release.licence}
     about |= {"camera": camera, "provenance": origin}
     row = clip_row(track, recording.clip_id, video, *size, **about)
     records.add_clip(row.pop("clip_id"), row.pop("video"), row.pop("fps"), row.pop("height"), row.pop("width"), **row)
