@@ -66,6 +66,31 @@ def rollout(
 
 
 @app.command()
+def edit(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A rollout, a generated dataset, or recordings.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, a rollout like any other, with edit.json and edit.png.")],
+    clip: Annotated[str | None, flag("the only one", "Which clip of DATASET.")] = None,
+    time_of_day: Annotated[str | None, flag("as it is", "day or night.")] = None,
+    boxes: Annotated[Path | None, flag("as they are", "Parquet or CSV table of boxes instead of the clip's.")] = None,
+    crowdedness: Annotated[float | None, flag("as it is", "Vehicles a frame: tracks are taken away or added to reach it.")] = None,
+    ego_speed_mps: Annotated[float | None, flag("as it is", "Speed of the recording car, in m/s.")] = None,
+    seed: Annotated[int | None, flag("the clip's, 0 for a recording", "Same seed, same noise.")] = None,
+    start: Annotated[str | None, flag("as the clip began", "Picture or video to start from, or made: a new first frame.")] = None,
+    checkpoint: Annotated[str | None, flag("the one that made it, mini for a recording", "Weights: a preset's name or a folder.")] = None,
+    device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier rollout or edit in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish the edit in --out; say everything else again.")] = False,
+    words: Words = None,
+) -> int:
+    """Make a clip again with one label changed and the rest kept; measure what stays and what changes."""
+    from drivesim.commands.edit import run
+
+    flags = dict(dataset=dataset, out=out, clip=clip, time_of_day=time_of_day, boxes=boxes, crowdedness=crowdedness)
+    flags |= dict(ego_speed_mps=ego_speed_mps, seed=seed, start=start, checkpoint=checkpoint, device=device)
+    return run({**flags, "overwrite": overwrite or None, "resume": resume or None}, words or [])
+
+
+@app.command()
 def upsample(
     source: Annotated[Path, typer.Argument(metavar="MP4|DATASET", help="A video of any kind, or a clip dataset.")],
     out: Annotated[Path, typer.Option(help="Folder to write, a clip dataset; the same command again goes on with what was cut off.")],
