@@ -17,6 +17,7 @@ import typer
 from drivesim import __version__
 from drivesim.commands.data_flags import data
 from drivesim.commands.flags import Words, flag
+from drivesim.commands.scenario_flags import scenario
 from drivesim.errors import UsageError
 
 __all__ = ["app", "main"]
@@ -26,6 +27,7 @@ ABOUT = "Labels in, minutes of labelled driving video out."
 
 app = typer.Typer(name="drivesim", no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=ABOUT)
 app.add_typer(data, name="data")
+app.add_typer(scenario, name="scenario")
 
 
 @app.callback(invoke_without_command=True)
@@ -75,7 +77,7 @@ def edit(
     crowdedness: Annotated[float | None, flag("as it is", "Vehicles a frame: tracks are taken away or added to reach it.")] = None,
     ego_speed_mps: Annotated[float | None, flag("as it is", "Speed of the recording car, in m/s.")] = None,
     seed: Annotated[int | None, flag("the clip's, 0 for a recording", "Same seed, same noise.")] = None,
-    start: Annotated[str | None, flag("as the clip began", "Picture or video to start from, or made: a new first frame.")] = None,
+    start: Annotated[str | None, flag("as the clip began", "recorded: the clip's first frame. made: a new one. Or a picture or video.")] = None,
     checkpoint: Annotated[str | None, flag("the one that made it, mini for a recording", "Weights: a preset's name or a folder.")] = None,
     device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier rollout or edit in --out.")] = False,

@@ -76,7 +76,7 @@ def write_scenarios(path: str, requests: Sequence[Request]) -> None:
         raise UsageError(f"{path}: no scenario to write")
     for request in requests:
         if request.scenario.branch is not None:
-            raise UsageError(f"{path}: {request.scenario_id}: a table holds no branches; write the scenario without, or roll it out at once")
+            raise UsageError(f"{path}: {request.scenario_id}: a table holds no branches; write the scenario without one")
     rows = [_row(request) for request in requests]
     boxes = pd.concat([_boxes(number, request.scenario) for number, request in enumerate(requests)])
     profiles = pd.concat([_profiles(number, request.scenario) for number, request in enumerate(requests)])
