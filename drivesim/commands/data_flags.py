@@ -72,6 +72,20 @@ def check(
 
 
 @data.command()
+def agree(
+    dataset: Clips,
+    min_agreement: Annotated[float | None, flag("none", "Name clips whose F1 lies below it.")] = None,
+    quarantine: Annotated[bool, typer.Option("--quarantine", help="Move those aside into DATASET/quarantine.")] = False,
+    detector: Annotated[Path | None, flag("in the package", "Folder of another exported detector.")] = None,
+    words: Words = None,
+) -> int:
+    """Hold labels against what a detector finds in the videos: overlap and score per box, precision, recall and F1 per clip."""
+    from drivesim.commands.data import run
+
+    return run("agree", dict(dataset=dataset, min_agreement=min_agreement, set_aside=quarantine, detector=detector), words or [])
+
+
+@data.command()
 def stats(
     dataset: Clips,
     out: Annotated[Path | None, flag("DATASET/stats.png", "Picture to write.")] = None,

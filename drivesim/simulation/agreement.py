@@ -99,12 +99,12 @@ class Agreement:
 
     @classmethod
     def load(cls, path: str | Path = FILTER, device: torch.device | str = "cpu", every: int | None = None) -> Agreement:
-        """With the detector inside the package, or another exported one.
+        """With the detector inside the package, or another exported one: its folder, or its files without their endings.
 
         Raises:
             CheckpointError: its files are missing or do not fit.   UsageError: another kind of network.
         """
-        network = load_network(path, device)
+        network = load_network(Path(path) / "detector" if Path(path).is_dir() else path, device)
         if not isinstance(network, BoxDetector):
             raise UsageError(f"{path} holds a {type(network).__name__}, not a BoxDetector; give a folder made by experiment=mini/detector")
         return cls(network, every)
