@@ -77,7 +77,7 @@ def edit(
     crowdedness: Annotated[float | None, flag("as it is", "Vehicles a frame: tracks are taken away or added to reach it.")] = None,
     ego_speed_mps: Annotated[float | None, flag("as it is", "Speed of the recording car, in m/s.")] = None,
     seed: Annotated[int | None, flag("the clip's, 0 for a recording", "Same seed, same noise.")] = None,
-    start: Annotated[str | None, flag("as the clip began", "recorded: the clip's first frame. made: a new one. Or a picture or video.")] = None,
+    start: Annotated[str | None, flag("as the clip began", "recorded, made (a new first frame), or a picture or video.")] = None,
     checkpoint: Annotated[str | None, flag("the one that made it, mini for a recording", "Weights: a preset's name or a folder.")] = None,
     device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier rollout or edit in --out.")] = False,

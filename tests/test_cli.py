@@ -18,7 +18,7 @@ from drivesim.errors import DrivesimError, UsageError
 ROOT = Path(__file__).parents[1]
 EXPORTS = ("coco", "yolo", "kitti", "bdd100k", "lerobot")
 COMMANDS = (
-    "rollout", "train", "data synth", "data import videos", "data check", "data agree", "data stats",
+    "rollout", "edit", "train", "data synth", "data import videos", "data check", "data agree", "data stats",
     *(f"data export {form}" for form in EXPORTS),
 )  # fmt: skip
 

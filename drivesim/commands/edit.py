@@ -36,8 +36,8 @@ from drivesim.simulation.upsample import Upsampler, UpsamplerSettings
 __all__ = ["run"]
 
 JUDGE = WEIGHTS / "detector" / "detector"
-MADE = "made"
-"""``--start made``: the image network makes the first frame."""
+RECORDED, MADE = "recorded", "made"
+"""``--start``: the clip's own first frame, or one that the image network makes."""
 
 
 def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
@@ -57,7 +57,7 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
     settings, said = _settings(config, original, checkpoint)
     simulator = Simulator(checkpoint, settings, pick_device(str(config.device)))
     edit = _edit(config, original, simulator)
-    start, how = _start(config, original, simulator)
+    start, how = _start(config, original, simulator, edit)
     stage, enlarged = _upsampler(original, simulator, edit)
     notes = [*notes, *said, *how, *enlarged, *_endings(original), *edit.notes]
     told = {"dataset": str(config.dataset), "clip": original.clip_id, "changed": edit.changed, "notes": notes}
@@ -140,17 +140,17 @@ def _told_settings(original: Original, told: Mapping[str, Any]) -> RolloutSettin
         raise DrivesimError(f"{clip} was sampled with settings that this drivesim does not know ({error}); update drivesim") from error
 
 
-def _start(config: DictConfig, original: Original, simulator: Simulator) -> tuple[np.ndarray | None, list[str]]:
+def _start(config: DictConfig, original: Original, simulator: Simulator, edit: Edit) -> tuple[np.ndarray | None, list[str]]:
     """Frames that the edit starts from, None = made by the image network, and what to say of it."""
     made, size = original.made, (simulator.height, simulator.width)
-    if config.start is not None and config.start != MADE:
-        return read_start(config.start, *size, simulator.keyframe_fps), []
-    if config.start == MADE or (made is not None and not made.start_frames):
+    if config.start == MADE or (config.start is None and made is not None and not made.start_frames):
         return None, []
-    first = original.frames(np.zeros(1), *size)
-    if made is None:
-        return first, ["it starts from the recording's first frame, as it is; --start made lets the image network make one"]
-    return first, ["the clip was begun from pictures that were not kept: it starts from its first frame; --start names them"]
+    if config.start not in (None, RECORDED):
+        return read_start(config.start, *size, simulator.keyframe_fps), []
+    if config.start is None and "time_of_day" in edit.changed:
+        return None, ["the first frame shows another time of day, so a new one is made; --start recorded takes it all the same"]
+    begun = "" if made is None else ", which is not the picture that it was begun from; name that with --start for the same frames"
+    return original.frames(np.zeros(1), *size), [f"it starts from the clip's first frame{begun}"]
 
 
 def _upsampler(original: Original, simulator: Simulator, edit: Edit) -> tuple[Upsampler | None, list[str]]:

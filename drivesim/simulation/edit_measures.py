@@ -105,12 +105,11 @@ def _shared(boxes: Boxes, others: Boxes) -> np.ndarray:
 # layout
 
 
-def layout_measures(before: np.ndarray, after: np.ndarray, chance: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Layout that two videos (n, h, w, 3) share, and that ``after`` shares with each video of ``chance``, which has nothing to do with it.
-
-    ``kept`` is 1 where ``between`` is 1 and 0 where it is no more than chance; below 0 it is less.
+def layout_measures(before: np.ndarray, after: np.ndarray, others: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Layout that two videos (n, h, w, 3) share, ``between``, beside what ``before`` shares with each of ``others``, ``chance``: made for
+    the labels of ``after`` from other noise. ``kept`` is 1 where they share all and 0 where they share no more than by chance.
     """
-    between, by_chance = layout(before, after), [layout(video, after) for video in chance]
+    between, by_chance = layout(before, after), [layout(before, video) for video in others]
     told: dict[str, Any] = {"between": _rounded(between), "chance": [_rounded(value) for value in by_chance]}
     if not by_chance:
         return {**told, "kept": None}

@@ -76,11 +76,11 @@ class Comparison:
         told["light"] = {"before": light_measures(before), "after": light_measures(after)}
         keyframes = self.times(round(self.fps / self.simulator.keyframe_fps))
         old, new = self.sides(keyframes)
-        chance = [self._keyframes(replace(self.edit.after, seed=self.edit.after.seed + 1 + number)) for number in range(self.chance)]
-        told["layout"] = layout_measures(old.frames, new.frames, chance)
+        others = [self._keyframes(replace(self.edit.after, seed=self.edit.after.seed + 1 + number)) for number in range(self.chance)]
+        told["layout"] = layout_measures(old.frames, new.frames, others)
         if self.before.made is None:
             again = watched(detector, replace(old, frames=self._keyframes(self.edit.before)))
-            layout = layout_measures(again.frames, new.frames, chance)
+            layout = layout_measures(again.frames, new.frames, others)
             told["unedited"] = {"boxes": agreement(again, detector.threshold), "light": light_measures(again), "layout": layout}
         return told
 

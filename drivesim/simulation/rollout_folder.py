@@ -31,7 +31,7 @@ STATE = "state"
 """Folder of what a killed rollout goes on from; it goes when the rollout is finished."""
 LOCK = ".rollout.lock"
 PREVIEW = "preview.mp4"
-OURS = ("dataset.json", "clips.parquet", "frames.parquet", "boxes.parquet", "preview.png", PREVIEW, "report.html")
+OURS = ("dataset.json", "clips.parquet", "frames.parquet", "boxes.parquet", "preview.png", PREVIEW, "report.html", "edit.json", "edit.png")
 EVALUATION = "evaluation"
 """What `drivesim evaluate` found out about a rollout; it goes with it, or it would stand beside another one."""
 
