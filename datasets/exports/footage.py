@@ -16,7 +16,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.records import DatasetError
@@ -24,6 +23,7 @@ from drivesim.io.video import VideoError, iterate_frames
 from drivesim.labels import Boxes, LabelTrack
 
 from ..clips import ClipDataset
+from .bulk_labels import BulkLabels
 
 __all__ = ["Footage", "OutgoingClip", "one_of", "write_picture"]
 
@@ -33,15 +33,19 @@ class OutgoingClip:
     """A clip and the frames of it that leave.
 
     frames: int64 (n,), rising, each ``every`` behind the last but for gaps.   row: of clips.parquet.
-    box_rows: of boxes.parquet, in the order of ``track.boxes``.
+    occlusion: hidden share of every box of ``track``, float64 (boxes,) in 0..1, NaN = unknown.
+    truncated: whether the picture's border cuts it, float64 (boxes,): 0, 1, NaN = unknown.
+    provenance: who says so; None = nobody knows.
     """
 
     position: int
-    row: pd.Series
+    row: Mapping[Any, Any]
     track: LabelTrack
     frames: np.ndarray
     every: int
-    box_rows: pd.DataFrame
+    occlusion: np.ndarray
+    truncated: np.ndarray
+    provenance: list[str | None]
 
     @property
     def clip_id(self) -> str:
@@ -70,21 +74,6 @@ class OutgoingClip:
     def runs(self) -> list[np.ndarray]:
         """``frames``, cut where some between them do not leave."""
         return np.split(self.frames, np.flatnonzero(np.diff(self.frames) > self.every) + 1)
-
-    @cached_property
-    def occlusion(self) -> np.ndarray:
-        """Hidden share of every box, float64 (boxes,) in 0..1, NaN = unknown."""
-        return self.box_rows["occlusion"].to_numpy(np.float64, na_value=np.nan)
-
-    @cached_property
-    def truncated(self) -> np.ndarray:
-        """Whether the picture's border cuts a box, float64 (boxes,): 0, 1, NaN = unknown."""
-        return self.box_rows["truncated"].to_numpy(np.float64, na_value=np.nan)
-
-    @cached_property
-    def provenance(self) -> list[str | None]:
-        """Who says so, of every box; None = nobody knows."""
-        return [name if isinstance(name, str) else None for name in self.box_rows["provenance"]]
 
     @property
     def licence(self) -> str | None:
@@ -126,22 +115,21 @@ class Footage:
 
     def clips(self, unknown: bool = False) -> Iterator[OutgoingClip]:
         """Clips with at least one frame that leaves. unknown: frames without known boxes leave, too."""
+        labels, rows = BulkLabels(self.dataset.records), self.dataset.records.clips.to_dict("records")
         for position, clip_id in enumerate(self.dataset.clip_ids):
             if position in self.dataset.faults:
                 self.unreadable.append(clip_id)
                 continue
-            track = self.dataset.labels(position)
+            track = labels.track(position)
             frames = np.arange(0, len(track), self.every)
             known = track.boxes_known[frames]
             self.unknown += int((~known).sum())
             frames = frames if unknown else frames[known]
             if len(frames):
-                row = self.dataset.records.clips.iloc[position]
-                yield OutgoingClip(position, row, track, frames, self.every, self._box_rows(clip_id))
-
-    def _box_rows(self, clip_id: str) -> pd.DataFrame:
-        rows = self.dataset.records.boxes_of(clip_id)
-        return rows.iloc[np.argsort(rows["frame"].to_numpy(np.int64), kind="stable")]
+                boxes = labels.rows(position)
+                hidden, cut = (labels.columns[name][boxes] for name in ("occlusion", "truncated"))
+                provenance = [labels.words[code] if code >= 0 else None for code in labels.columns["provenance"][boxes].tolist()]
+                yield OutgoingClip(position, rows[position], track, frames, self.every, hidden, cut, provenance)
 
     def write_pictures(self, clip: OutgoingClip, paths: Mapping[int, Path]) -> bool:
         """Write frame -> file, decoding the clip once; False, with nothing left of it, where it turns out to be unreadable."""

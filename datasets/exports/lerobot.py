@@ -3,8 +3,9 @@
     out/meta/info.json                              rate, features, where files are
     out/meta/tasks.parquet                          what is done: to drive, by day or at night
     out/meta/stats.json                             min, max, mean, std, count of every feature (no quantiles)
-    out/meta/episodes/chunk-000/file-000.parquet    a row per episode: its rows, its video, its own statistics; clip_id, split
-    out/data/chunk-000/file-000.parquet             a row per frame, a row group per episode
+    out/meta/episodes/chunk-000/file-000.parquet    a row per episode: its rows, its video, its own statistics; clip_id, split,
+                                                    licence, boxes_provenance (who says so, where all boxes agree)
+    out/data/chunk-000/file-000.parquet             a row per frame
     out/videos/observation.images.front/chunk-000/file-000.mp4      the clips' own files, one an episode
 
 Layout: huggingface.co/docs/lerobot/lerobot-dataset-v3, and lerobot's src/lerobot/datasets. A dataset has one rate and one picture size
@@ -12,8 +13,11 @@ there, so clips of another one are left out and told.
 
 Every frame leaves, since a video has no holes: ``boxes_known`` says where no boxes mean nothing. Boxes are padded to the most of any
 frame: ``boxes.xyxy`` (x1, y1, x2, y2 in 0..1, box after box), ``boxes.category`` (our number, -1 where there is no box),
-``boxes.track_id``, ``boxes.ignore``. ``observation.state`` holds what is known of the own car, NaN in frames where it is not. There is no
-``action``: our labels do not say what the driver did.
+``boxes.track_id``, ``boxes.ignore``. ``crowdedness`` counts vehicles. ``observation.state`` holds what is known of the own car, NaN in
+frames where it is not. There is no ``action``: our labels do not say what the driver did.
+
+A video is looked at no further than its index, which tells one that was cut short; statistics of pictures are those of some episodes, and
+stand in for the others'.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +35,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drivesim.io.video import VideoError, count_frames
+from drivesim.io.video import VideoError, count_frames, read_frames
 from drivesim.labels import CATEGORIES
 
 from ..folders import new_folder
 from .footage import Footage, OutgoingClip
+from .lerobot_tables import KEYS, Stats, arrow, columns_of, merged, picture_stats, stats_of
+from .mp4_index import indexed_frames
 
 __all__ = ["export_lerobot"]
 
@@ -44,10 +51,10 @@ TASKS = ("drive", "drive by day", "drive at night")
 CHUNK, DATA_MB, VIDEO_MB = 1000, 100, 200
 PLACE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA, VIDEO = f"data/{PLACE}.parquet", f"videos/{{video_key}}/{PLACE}.mp4"
-LOOKED_AT = 4
-"""Frames of every clip from which the statistics of the pictures are estimated."""
-
-Stats = dict[str, np.ndarray]
+EPISODES, LOOKED_AT = 24, 3
+"""Episodes, evenly spread, and frames of each, from which the statistics of the pictures are estimated."""
+BATCH, COPIES = 64, 2
+"""Episodes whose rows are made at once, and videos that are copied at once."""
 
 
 def export_lerobot(dataset: str | Path, out: str | Path, split: str | None = None) -> dict[str, Any]:
@@ -69,8 +76,7 @@ def export_lerobot(dataset: str | Path, out: str | Path, split: str | None = Non
     chosen = sorted((clip for clip in clips if (clip.fps, clip.size) == kind), key=lambda clip: (clip.split != "train", clip.split))
     with new_folder(out) as folder:
         writer = _Writer(footage, folder, chosen)
-        for clip in chosen:
-            writer.add_clip(clip)
+        writer.add_clips(chosen)
         footage.require(writer.frames)
         writer.close()
     others = [clip.clip_id for clip in clips if (clip.fps, clip.size) != kind]
@@ -79,84 +85,95 @@ def export_lerobot(dataset: str | Path, out: str | Path, split: str | None = Non
 
 
 class _Writer:
-    """What has been written so far: rows of ``episodes``, and files of frames that are closed when they are large."""
+    """What has been written so far. Episodes are written by the batch: numbers of many at once cost little more than those of one."""
 
     def __init__(self, footage: Footage, folder: Path, clips: Sequence[OutgoingClip]) -> None:
-        self.footage, self.folder = footage, folder
-        self.fps, self.size = clips[0].fps, clips[0].size
+        self.footage, self.folder, self.fps, self.size = footage, folder, clips[0].fps, clips[0].size
         self.state = [name for name in STATE if any(np.isfinite(clip.track.values[name]).any() for clip in clips)]
+        self.crowdedness = any(np.isfinite(clip.track.values["crowdedness"]).any() for clip in clips)
         most = max((int(np.bincount(clip.track.boxes.frame).max()) for clip in clips if len(clip.track.boxes)), default=0)
         self.slots = max(2, most)  # LeRobot takes a feature of one number for a scalar
         self.episodes: list[dict[str, Any]] = []
         self.stats: list[dict[str, Stats]] = []
+        self.pixels: dict[str, np.ndarray] = {}
         self.frames = self.boxes = self.file = 0
         self._parquet: pq.ParquetWriter | None = None
 
-    def add_clip(self, clip: OutgoingClip) -> None:
-        episode = len(self.episodes)
-        place = {"chunk_index": episode // CHUNK, "file_index": episode % CHUNK}
+    def add_clips(self, clips: Sequence[OutgoingClip]) -> None:
+        """Copy the videos of sound clips while their rows are written."""
+        sound = self._looked_at([clip for clip in clips if self._is_sound(clip)])
+        first = len(self.episodes)
+        with ThreadPoolExecutor(COPIES) as pool:
+            copies = [pool.submit(self._copy, clip, first + number) for number, clip in enumerate(sound)]
+            for start in range(0, len(sound), BATCH):
+                self._add_batch(sound[start : start + BATCH])
+            for copy in copies:
+                copy.result()
+
+    def _is_sound(self, clip: OutgoingClip) -> bool:
+        """Whether all frames are in the clip's video; it is not decoded."""
+        source = self.footage.dataset.video(clip.position)
         try:
-            pictures = self._video(clip, self.folder / VIDEO.format(video_key=CAMERA, **place))
+            held = indexed_frames(source)
+            sound = (count_frames(source) if held is None else held) == len(clip.track)
         except VideoError:
+            sound = False
+        if not sound:
             self.footage.unreadable.append(clip.clip_id)
-            return
-        columns = self._columns(clip, episode)
+        return sound
+
+    def _looked_at(self, clips: list[OutgoingClip]) -> list[OutgoingClip]:
+        """Keep some pixels of some frames of some clips, as LeRobot does; returns the clips without those that turn out to be damaged."""
+        damaged = set()
+        step = max(1, min(self.size) // 32)
+        for number in np.unique(np.linspace(0, len(clips) - 1, EPISODES).round().astype(np.int64)).tolist() if clips else ():
+            clip = clips[number]
+            places = np.unique(np.linspace(0, len(clip.track) - 1, LOOKED_AT).round().astype(np.int64))
+            try:
+                pictures = read_frames(self.footage.dataset.video(clip.position), places / clip.fps)
+                self.pixels[clip.clip_id] = pictures[:, ::step, ::step].reshape(-1, 3) / 255
+            except VideoError:
+                self.footage.unreadable.append(clip.clip_id)
+                damaged.add(number)
+        return [clip for number, clip in enumerate(clips) if number not in damaged]
+
+    def _copy(self, clip: OutgoingClip, episode: int) -> None:
+        path = self.folder / VIDEO.format(video_key=CAMERA, **_place(episode))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.footage.dataset.video(clip.position), path)
+
+    def _add_batch(self, clips: Sequence[OutgoingClip]) -> None:
+        lengths, first = np.array([len(clip.track) for clip in clips]), len(self.episodes)
+        columns = columns_of([clip.track for clip in clips], self.state, self.slots, self.crowdedness)
+        columns["timestamp"] = (columns["frame_index"] / self.fps).astype(np.float32)
+        columns["episode_index"] = np.repeat(np.arange(first, first + len(clips)), lengths)
+        columns["index"] = self.frames + np.arange(int(lengths.sum()))
         data = self._write(columns)
-        stats = {name: _stats(np.asarray(values, np.float64).reshape(len(clip.track), -1)) for name, values in columns.items()}
-        stats[CAMERA] = {name: value if name == "count" else value.reshape(3, 1, 1) for name, value in _stats(pictures).items()}
-        video = {**place, "from_timestamp": 0.0, "to_timestamp": len(clip.track) / clip.fps}
+        self.stats.append({name: stats_of(values, lengths) for name, values in columns.items()})
+        for clip, task in zip(clips, np.split(columns["task_index"], np.cumsum(lengths)[:-1]), strict=True):
+            self._note(clip, [TASKS[number] for number in np.unique(task)], data)
+
+    def _note(self, clip: OutgoingClip, tasks: list[str], data: Mapping[str, int]) -> None:
+        episode, length = len(self.episodes), len(clip.track)
+        video = {**_place(episode), "from_timestamp": 0.0, "to_timestamp": length / clip.fps}
+        words = set(clip.provenance)
         self.episodes.append(
             {
-                "episode_index": episode, "tasks": [TASKS[task] for task in np.unique(columns["task_index"])], "length": len(clip.track),
-                "dataset_from_index": self.frames, "dataset_to_index": self.frames + len(clip.track),
+                "episode_index": episode, "tasks": tasks, "length": length,
+                "dataset_from_index": self.frames, "dataset_to_index": self.frames + length,
                 **{f"data/{name}": value for name, value in data.items()},
                 **{f"videos/{CAMERA}/{name}": value for name, value in video.items()},
-                **{f"stats/{name}/{key}": value.tolist() for name, found in stats.items() for key, value in found.items()},
                 "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0, "clip_id": clip.clip_id, "split": clip.split,
+                "licence": clip.licence, "boxes_provenance": words.pop() if len(words) == 1 else None,
             }
         )  # fmt: skip
-        self.stats.append(stats)
-        self.frames += len(clip.track)
+        self.frames += length
         self.boxes += len(clip.track.boxes)
 
-    def _video(self, clip: OutgoingClip, path: Path) -> np.ndarray:
-        """Copy the clip's video; returns some of its pixels, float64 (n, 3) in 0..1.
-
-        Raises:
-            VideoError: it cannot be read to its end; then nothing is copied.
-        """
-        source = self.footage.dataset.video(clip.position)
-        if count_frames(source) != len(clip.track):
-            raise VideoError(f"{source}: holds {count_frames(source)} frames, not {len(clip.track)}")
-        looked_at = np.unique(np.linspace(0, len(clip.track) - 1, LOOKED_AT).round().astype(np.int64))
-        pictures = self.footage.dataset.frames(clip.position, looked_at)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, path)
-        return pictures.reshape(-1, 3) / 255
-
-    def _columns(self, clip: OutgoingClip, episode: int) -> dict[str, np.ndarray]:
-        """Feature -> (frames,) or (frames, numbers), as ``_features`` describes them."""
-        track, count = clip.track, len(clip.track)
-        frame, boxes = np.arange(count), track.boxes
-        slot = np.arange(len(boxes)) - np.searchsorted(boxes.frame, boxes.frame)
-        padded = {
-            "boxes.xyxy": np.zeros((count, self.slots, 4), np.float32), "boxes.category": np.full((count, self.slots), -1),
-            "boxes.track_id": np.full((count, self.slots), -1), "boxes.ignore": np.zeros((count, self.slots), bool),
-        }  # fmt: skip
-        for name, values in padded.items():
-            values[boxes.frame, slot] = getattr(boxes, name.removeprefix("boxes."))
-        state = {"observation.state": np.stack([track.values[name] for name in self.state], axis=1)} if self.state else {}
-        task = np.nan_to_num(track.values["time_of_day"] + 1, nan=0).astype(np.int64)
-        return {
-            **state, **padded, "boxes.xyxy": padded["boxes.xyxy"].reshape(count, -1), "boxes_known": track.boxes_known,
-            "timestamp": (frame / clip.fps).astype(np.float32), "frame_index": frame, "episode_index": np.full(count, episode),
-            "index": self.frames + frame, "task_index": task,
-        }  # fmt: skip
-
     def _write(self, columns: dict[str, np.ndarray]) -> dict[str, int]:
-        """Append an episode; returns which file it went to."""
-        table = pa.table({name: _arrow(values) for name, values in columns.items()})
-        place = {"chunk_index": self.file // CHUNK, "file_index": self.file % CHUNK}
+        """Append episodes; returns which file they went to."""
+        table = pa.table({name: arrow(values) for name, values in columns.items()})
+        place = _place(self.file)
         path = self.folder / DATA.format(**place)
         if self._parquet is None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,11 +192,19 @@ class _Writer:
         self._end_file()
         meta = self.folder / "meta"
         (meta / "episodes" / "chunk-000").mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(self.episodes), meta / "episodes" / "chunk-000" / "file-000.parquet")
+        parts = {name: [part[name] for part in self.stats] for name in self.stats[0]}
+        stats: dict[str, Stats] = {name: {key: np.concatenate([part[key] for part in of]) for key in KEYS} for name, of in parts.items()}
+        seen = {number: self.pixels[row["clip_id"]] for number, row in enumerate(self.episodes) if row["clip_id"] in self.pixels}
+        stats[CAMERA] = picture_stats(seen, len(self.episodes))
+        table = pa.Table.from_pylist(self.episodes)
+        for name, found in stats.items():
+            for key in KEYS:
+                table = table.append_column(f"stats/{name}/{key}", _lists(found[key], name == CAMERA and key != "count"))
+        pq.write_table(table, meta / "episodes" / "chunk-000" / "file-000.parquet")
         pd.DataFrame({"task_index": range(len(TASKS))}, index=pd.Index(TASKS, name="task")).to_parquet(meta / "tasks.parquet")
-        merged = {name: _merged([stats[name] for stats in self.stats]) for name in self.stats[0]}
-        stats = {name: {key: value.tolist() for key, value in found.items()} for name, found in merged.items()}
-        (meta / "stats.json").write_text(json.dumps(stats, indent=1), encoding="utf-8")
+        whole = {name: {key: _lists(value, name == CAMERA and key != "count").to_pylist()[0] for key, value in merged(found).items()}
+                 for name, found in stats.items()}  # fmt: skip
+        (meta / "stats.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
         (meta / "info.json").write_text(json.dumps(self._info(), indent=1), encoding="utf-8")
 
     def _info(self) -> dict[str, Any]:
@@ -199,12 +224,13 @@ class _Writer:
             "video.fps": fps, "video.channels": 3, "has_audio": False,
         }  # fmt: skip
         state = {"observation.state": _feature("float32", len(self.state), self.state)} if self.state else {}
+        crowd = {"crowdedness": _feature("float32", 1)} if self.crowdedness else {}
         meaning = {"info": {"categories": dict(enumerate(CATEGORIES)), "no box": -1}}
         return {
             CAMERA: {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"], "info": video}, **state,
             "boxes.xyxy": _feature("float32", 4 * self.slots), "boxes.category": {**_feature("int64", self.slots), **meaning},
             "boxes.track_id": _feature("int64", self.slots), "boxes.ignore": _feature("bool", self.slots),
-            "boxes_known": _feature("bool", 1), "timestamp": _feature("float32", 1),
+            "boxes_known": _feature("bool", 1), **crowd, "timestamp": _feature("float32", 1),
             **{name: _feature("int64", 1) for name in ("frame_index", "episode_index", "index", "task_index")},
         }  # fmt: skip
 
@@ -213,26 +239,13 @@ def _feature(dtype: str, numbers: int, names: list[str] | None = None) -> dict[s
     return {"dtype": dtype, "shape": [numbers], "names": names}
 
 
-def _arrow(values: np.ndarray) -> pa.Array:
-    """One number a frame as it is, several (or a column of one that LeRobot takes for a scalar) as a list of fixed size."""
-    if values.ndim == 1 or values.shape[1] == 1:
-        return pa.array(values.reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+def _place(number: int) -> dict[str, int]:
+    return {"chunk_index": number // CHUNK, "file_index": number % CHUNK}
 
 
-def _stats(values: np.ndarray) -> Stats:
-    """Of float64 (n, numbers), over rows without NaN; zeros where there is none."""
-    rows = values[~np.isnan(values).any(axis=1)]
-    count = np.array([len(rows)])
-    rows = rows if len(rows) else np.zeros((1, values.shape[1]))
-    return {"min": rows.min(axis=0), "max": rows.max(axis=0), "mean": rows.mean(axis=0), "std": rows.std(axis=0), "count": count}
-
-
-def _merged(parts: Sequence[Stats]) -> Stats:
-    """Statistics of all rows from those of their parts."""
-    parts = [part for part in parts if part["count"][0]] or parts[:1]
-    weights = np.array([max(part["count"][0], 1) for part in parts], np.float64)
-    mean = np.average([part["mean"] for part in parts], axis=0, weights=weights)
-    square = np.average([part["std"] ** 2 + (part["mean"] - mean) ** 2 for part in parts], axis=0, weights=weights)
-    least, most = np.min([part["min"] for part in parts], axis=0), np.max([part["max"] for part in parts], axis=0)
-    return {"min": least, "max": most, "mean": mean, "std": np.sqrt(square), "count": np.sum([part["count"] for part in parts], axis=0)}
+def _lists(values: np.ndarray, picture: bool) -> pa.Array:
+    """(E, N) as a list of N numbers for each episode; of a picture's channels as lists of 3 x 1 x 1."""
+    if picture:
+        return pa.array(values.reshape(-1, 3, 1, 1).tolist())
+    places = pa.array(np.arange(len(values) + 1) * values.shape[1], pa.int32())
+    return pa.ListArray.from_arrays(places, pa.array(np.ascontiguousarray(values).reshape(-1)))
