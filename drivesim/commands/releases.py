@@ -18,6 +18,8 @@ RELEASES = {
     "kitti": "KITTI: the tracking benchmark (training/, testing/), or raw drives by day (2011_09_26/...).",
     "bdd100k": "BDD100K: videos with box tracks (MOT 2020) and time of day.",
     "nuscenes": "nuScenes: front camera, 3-D boxes projected into the picture.",
+    "comma2k19": "comma2k19: road camera with speed, turn rate, poses and light; no boxes.",
+    "lerobot": "LeRobot v3: episodes of one camera; our own export with all its labels.",
 }
 """Name of ``configs/command/data_import_NAME.yaml`` -> what its help says."""
 
