@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_checkpoint import make_upsampler
 from toys import write_toy_checkpoint
 
 from drivesim import cli
@@ -26,7 +27,7 @@ from drivesim.io.check import check_records
 from drivesim.io.checkpoints import load_checkpoint
 from drivesim.io.records import labels_of, read_records, rows_of, write_records
 from drivesim.io.video import iterate_frames
-from drivesim.labels import CATEGORIES, Boxes, BoxTrack, LabelTrack, Scenario
+from drivesim.labels import CATEGORIES, Boxes, BoxTrack, Branch, LabelTrack, Scenario
 from drivesim.models.detector import Detections
 from drivesim.simulation import preview
 from drivesim.simulation.edit import Changes, edited
@@ -37,6 +38,7 @@ from drivesim.simulation.recorder import record
 from drivesim.simulation.scenarios import ScenarioLabels, TrackBank
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Simulator
+from drivesim.simulation.upsample import Upsampler, UpsamplerSettings
 
 FPS, SECONDS = 7.5, 6.4
 FAST = ["measure.chance=1", "measure.instants=2", "measure.seconds=1.5", "device=cpu"]
@@ -187,8 +189,10 @@ def test_a_generated_dataset_without_rollout_json(base: Path, edit: Callable[...
     write_records(many, replace(records, clips=records.clips.assign(provenance=json.dumps(provenance))))
     out, _ = edit(many, "--clip", "rollout_3")
     assert_same(base, out)
-    write_records(many, replace(records, clips=records.clips.assign(provenance=json.dumps({**provenance, "settings": None}))))
-    assert "nobody wrote down how the clip was sampled" in edit(many)[1]
+    bare = {**provenance, "settings": None, "start": "gone.png"}
+    write_records(many, replace(records, clips=records.clips.assign(provenance=json.dumps(bare))))
+    said = edit(many)[1]
+    assert "nobody wrote down how the clip was sampled" in said and "not the picture that it was begun from" in said
 
 
 def test_boxes_that_nobody_knew(weights: Path, edit: Callable[..., tuple[Path, str]], tmp_path: Path) -> None:
@@ -213,6 +217,20 @@ def test_begun_from_a_picture(weights: Path, base: Path, edit: Callable[..., tup
     assert_same(tmp_path / "begun", out)
     out, said = edit(tmp_path / "begun")
     assert "not the picture that it was begun from" in said and told(out, "rollout.json")["start_frames"] == 1
+
+
+def test_a_branch_and_an_enlarged_clip_come_back(tmp_path: Path, edit: Callable[..., tuple[Path, str]]) -> None:
+    weights = write_toy_checkpoint(tmp_path / "toy")
+    checkpoint = make_upsampler(weights)
+    simulator = Simulator(checkpoint, RolloutSettings.of(checkpoint.settings["rollout"]))
+    stage = Upsampler(checkpoint, UpsamplerSettings(overlap=1), simulator.device, 2)
+    branch = {"at_s": 4.0, "seed": 8}
+    asked = Scenario(SECONDS, "night", tracks=traffic().tracks, seed=2, branch=Branch(**branch))  # type: ignore[arg-type]
+    report = {"branch": branch, "upsampling": {**asdict(stage.settings), "network": stage.name}}
+    record(simulator, asked, tmp_path / "large", stage=stage, report=report)
+    out, _ = edit(tmp_path / "large", checkpoint=weights)
+    assert_same(tmp_path / "large", out)
+    assert told(out, "rollout.json")["upsampling"] == told(tmp_path / "large", "rollout.json")["upsampling"]
 
 
 # an edit that changes something

@@ -147,6 +147,8 @@ def _start(config: DictConfig, original: Original, simulator: Simulator, edit: E
         return None, []
     if config.start not in (None, RECORDED):
         return read_start(config.start, *size, simulator.keyframe_fps), []
+    if config.start is None and made is not None and made.start is not None and Path(made.start).is_file():
+        return read_start(made.start, *size, simulator.keyframe_fps), []
     if config.start is None and "time_of_day" in edit.changed:
         return None, ["the first frame shows another time of day, so a new one is made; --start recorded takes it all the same"]
     begun = "" if made is None else ", which is not the picture that it was begun from; name that with --start for the same frames"
@@ -157,7 +159,8 @@ def _upsampler(original: Original, simulator: Simulator, edit: Edit) -> tuple[Up
     """What enlarged the clip, if anything did."""
     told = dict(original.made.upsampling or {}) if original.made is not None else {}
     if not told:
-        return None, []
+        smaller = original.made is not None and original.size[0] > simulator.height
+        return None, ["the clip was enlarged, this one is not: nobody wrote down how"] if smaller else []
     try:
         settings = UpsamplerSettings(**told)
         return Upsampler(simulator.checkpoint, settings, simulator.device, edit.after.seed, simulator.stopwatch), []

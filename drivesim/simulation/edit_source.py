@@ -34,7 +34,8 @@ __all__ = ["Made", "Original", "exactly", "read_original"]
 class Made:
     """How a generated clip came about. preset, hash: of the checkpoint. settings: of the rollout, None = nobody wrote them down.
 
-    start_frames: pictures that it was given to start from. branch: where its noise changes (at_s, seed). upsampling: how it was enlarged.
+    start_frames: pictures that it was given to start from. start: their file, as far as that was written down.
+    branch: where its noise changes (at_s, seed). upsampling: how it was enlarged. threads: that worked on it.
     whole: false where the rollout was stopped before its end.
     """
 
@@ -43,6 +44,7 @@ class Made:
     seed: int
     settings: Mapping[str, Any] | None = None
     start_frames: int = 0
+    start: str | None = None
     branch: Mapping[str, Any] | None = None
     upsampling: Mapping[str, Any] | None = None
     threads: int | None = None
@@ -134,8 +136,9 @@ def _made(records: DatasetRecords, clip_id: str) -> Made | None:
     by, settings = told.get("checkpoint") or {}, told.get("settings")
     upsampling = told.get("upsampling")
     branch = told.get("branch") or (told.get("scenario") or {}).get("branch")
+    start = told.get("start")
     return Made(
-        by.get("preset"), by.get("hash"), told["seed"], settings, int(told.get("start_frames", 0)), branch, upsampling,
+        by.get("preset"), by.get("hash"), told["seed"], settings, int(told.get("start_frames", bool(start))), start, branch, upsampling,
         told.get("threads"), told.get("state", "finished") == "finished",
     )  # fmt: skip
 
