@@ -24,7 +24,7 @@ types: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -c constraints.txt torch
-	$(VENV)/bin/pip install -c constraints.txt -e '.[dev,perceptual,pretrained]'
+	$(VENV)/bin/pip install -c constraints.txt -e '.[dev,perceptual,pretrained,ray]'
 	touch $(STAMP)
 
 clean:

@@ -93,6 +93,33 @@ def edit(
 
 
 @app.command()
+def generate(
+    scenarios: Annotated[str, typer.Argument(metavar="SCENARIOS", help="Table of scenarios, Parquet or CSV; a path or an fsspec URL.")],
+    out: Annotated[str, typer.Option(help="Folder or fsspec URL to write, a clip dataset; the same command again makes what is missing.")],
+    workers: Annotated[int | None, flag("1", "Processes on this machine, or actors on --ray.")] = None,
+    shard: Annotated[str | None, flag("all", "I/N: make every Nth group of scenarios from the Ith on.")] = None,
+    ray: Annotated[str | None, flag("none", "Address of a Ray cluster, or local.")] = None,
+    min_agreement: Annotated[float | None, flag("none", "F1 of labels and detections below which a clip is remade or dropped.")] = None,
+    fps: Annotated[float | None, flag("the checkpoint's, 7.5 in mini", "Of scenarios that name none: 1.875, 7.5 or 30.")] = None,
+    checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
+    device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
+    quality: Annotated[str | None, flag("fast where the checkpoint has it", "fast: networks of few calls. full: of many.")] = None,
+    upsample: Annotated[bool, typer.Option("--upsample", help="Four times as high and wide: 512x1024 with mini.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin an earlier generation in --out anew.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Make what is missing; that is what happens without it, too.")] = False,
+    words: Words = None,
+) -> int:
+    """Make a labelled dataset of many scenarios, on as many processes as there are."""
+    from drivesim.commands.generate import run
+
+    if resume and overwrite:
+        raise UsageError("--resume goes on with a generation and --overwrite replaces it: give one of them")
+    flags = dict(scenarios=scenarios, out=out, workers=workers, shard=shard, ray=ray, min_agreement=min_agreement, fps=fps)
+    flags |= dict(checkpoint=checkpoint, device=device, upsample=upsample or None, overwrite=overwrite or None)
+    return run({**flags, "rollout.quality": quality}, words or [])
+
+
+@app.command()
 def upsample(
     source: Annotated[Path, typer.Argument(metavar="MP4|DATASET", help="A video of any kind, or a clip dataset.")],
     out: Annotated[Path, typer.Option(help="Folder to write, a clip dataset; the same command again goes on with what was cut off.")],

@@ -11,7 +11,7 @@ bit. This file does not know files, videos or progress bars.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -47,6 +47,9 @@ class Step:
     frames: np.ndarray
     labels: LabelTrack
     first_frame: int
+
+
+After = Callable[[int, Iterator[Step]], Iterator[Step]]
 
 
 class Simulator:
@@ -127,8 +130,10 @@ class Simulator:
         lane = self._lane(Drive(scenario, start, journal))
         return _Run(self, lane, self._keyframes([lane]), 0).steps(first_frame)
 
-    def run_many(self, drives: Sequence[Drive]) -> Iterator[tuple[int, Step]]:
+    def run_many(self, drives: Sequence[Drive], after: After | None = None) -> Iterator[tuple[int, Step]]:
         """Drive several scenarios side by side: one network call makes a window of keyframes of each.
+
+        after: what is done to the steps of each of them, (number in ``drives``, steps) -> steps.
 
         Yields: (number in ``drives``, step): of every rollout in turn, as ``run`` yields them, until all are through.
 
@@ -137,7 +142,8 @@ class Simulator:
         """
         lanes = [self._lane(drive) for drive in drives]
         keyframes = self._keyframes(lanes)
-        return _in_turn([_Run(self, lane, keyframes, row).steps(0) for row, lane in enumerate(lanes)])
+        runs = [_Run(self, lane, keyframes, row).steps(0) for row, lane in enumerate(lanes)]
+        return _in_turn(runs if after is None else [after(row, steps) for row, steps in enumerate(runs)])
 
     def _keyframes(self, lanes: Sequence[Lane]) -> KeyframePass:
         return KeyframePass(lanes, self.fill, self._encoded, self.latent_shape, self.device, self.stopwatch.timed)

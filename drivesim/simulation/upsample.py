@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -148,6 +149,12 @@ class Upsampler:
         self.grain = math.lcm(image.stem * 2 ** (image.levels - 1), self.factor) // self.factor
         """Small frames are filled up to multiples of this many pixels."""
         self._pass = PassSettings(settings.sampler, settings.steps, context_level=settings.level)
+
+    def seeded(self, seed: int) -> Upsampler:
+        """The same networks with other noise."""
+        other = copy(self)
+        other.seed = seed
+        return other
 
     @property
     def stride(self) -> int:
