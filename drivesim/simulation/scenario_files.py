@@ -24,7 +24,7 @@ from drivesim.errors import UsageError
 from drivesim.io.atomic import replacing
 from drivesim.labels import LABELS
 
-__all__ = ["BOXES", "EMPTY_ROAD", "PROFILES", "SCALARS", "Tables", "is_csv", "load", "save", "sidecar"]
+__all__ = ["BOXES", "EMPTY_ROAD", "PROFILES", "SCALARS", "Tables", "check_ids", "is_csv", "load", "save", "sidecar"]
 
 SCALARS: dict[str, pa.DataType] = {
     "scenario_id": pa.string(), "duration_s": pa.float64(), "fps": pa.float64(),
@@ -102,7 +102,7 @@ def _load_parquet(path: str) -> Tables:
         raise _unreadable(path, error) from error
     _check_columns(path, table.column_names, (*SCALARS, *NESTED))
     rows = table.select([name for name in SCALARS if name in table.column_names]).to_pylist()
-    _check_ids(path, rows)
+    check_ids(path, rows)
     boxes, given = _unnested(path, table, "boxes")
     return Tables(path, rows, boxes, _unnested(path, table, "profiles")[0], given)
 
@@ -129,7 +129,7 @@ def _load_csv(path: str) -> Tables:
     table = _read_csv(path)
     _check_columns(path, list(table.columns), (*SCALARS, EMPTY_ROAD))
     rows = [{str(key): None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")]
-    _check_ids(path, rows)
+    check_ids(path, rows)
     places = {str(row["scenario_id"]): number for number, row in enumerate(rows)}
     boxes, profiles = (_beside(path, kind, places) for kind in NESTED)
     given = np.isin(np.arange(len(rows)), boxes["row"])
@@ -195,7 +195,7 @@ def _check_nested(place: str, found: pd.DataFrame, kind: str) -> None:
         raise UsageError(f"{place}: missing column {', '.join(missing)}; {kind} have {', '.join(known)}")
 
 
-def _check_ids(path: str, rows: list[dict[str, Any]]) -> None:
+def check_ids(path: str, rows: list[dict[str, Any]]) -> None:
     """Every scenario has a name of its own that may be a file's; whole numbers are taken as text."""
     if not rows:
         raise UsageError(f"{path}: holds no scenario; add a row, or make some with: drivesim scenario make --out {path}")

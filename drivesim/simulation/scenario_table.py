@@ -20,7 +20,7 @@ import pyarrow as pa
 from drivesim.errors import UsageError
 from drivesim.labels import LABELS, MIN_VEHICLE_HEIGHT, BoxTrack, LabelError, Scenario, boxes_of, count_vehicles
 from drivesim.simulation.fingerprints import hash_of, hash_of_profiles, hash_of_tracks
-from drivesim.simulation.scenario_files import BOXES, PROFILES, Tables, load, save
+from drivesim.simulation.scenario_files import BOXES, PROFILES, Tables, check_ids, load, save
 from drivesim.simulation.scenario_rows import Profiles, place_of, profiles_of, tracks_of, whole
 
 __all__ = ["COUNT_FPS", "Request", "mean_vehicles", "read_scenarios", "write_scenarios"]
@@ -82,6 +82,7 @@ def write_scenarios(path: str, requests: Sequence[Request]) -> None:
     profiles = pd.concat([_profiles(number, request.scenario) for number, request in enumerate(requests)])
     given = np.array([request.scenario.tracks is not None for request in requests])
     tables = Tables(str(path), rows, boxes, profiles, given)
+    check_ids(str(path), rows)
     _requests(tables)
     save(tables)
 
