@@ -53,6 +53,8 @@ def rollout(
     checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
     device: Annotated[str | None, flag("auto", "auto, cpu, cuda, cuda:N or mps.")] = None,
     quality: Annotated[str | None, flag("fast where the checkpoint has it", "fast: networks of few calls. full: of many.")] = None,
+    branches: Annotated[int | None, flag("1", "Futures of one start, the same until --branch-at.")] = None,
+    branch_at: Annotated[float | None, flag("as soon as can be", "Seconds from which branches differ.")] = None,
     fit: Annotated[str | None, flag("no limit", "Memory to stay within, such as 16GB: sizes are chosen for it.")] = None,
     upsample: Annotated[bool, typer.Option("--upsample", help="Four times as high and wide: 512x1024 with mini.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier rollout in --out.")] = False,
@@ -64,7 +66,8 @@ def rollout(
 
     flags = dict(minutes=minutes, out=out, time_of_day=time_of_day, crowdedness=crowdedness, boxes=boxes, start=start, fps=fps)
     flags |= dict(seed=seed, checkpoint=checkpoint, device=device, overwrite=overwrite or None, resume=resume or None)
-    return run({**flags, "rollout.quality": quality, "upsample": upsample or None, "fit": fit}, words or [])
+    flags |= {"rollout.quality": quality, "upsample": upsample or None, "fit": fit, "branches": branches, "branch_at": branch_at}
+    return run(flags, words or [])
 
 
 @app.command()

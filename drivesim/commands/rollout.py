@@ -12,15 +12,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from drivesim.commands.branches import begun_with, run_branches
 from drivesim.commands.config import as_override, compose
 from drivesim.commands.fitting import fit_config
 from drivesim.commands.upsample import upsampler_settings
 from drivesim.errors import UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint
 from drivesim.labels import LABELS, Scenario
+from drivesim.simulation.branches import futures
 from drivesim.simulation.inputs import read_boxes, read_start
 from drivesim.simulation.quality import rollout_settings
 from drivesim.simulation.recorder import Progress, Recording, check_folder, finished, record
@@ -48,6 +51,10 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
     """
     given = [*(as_override(name, value) for name, value in flags.items() if value is not None), *words]
     config = compose("rollout", given)
+    if config.resume and config.out is not None and config.branch is None and (begun := begun_with(Path(config.out))) is not None:
+        config = compose("rollout", [*(as_override(name, value) for name, value in begun.items()), *given])
+    if _branches(config) > 1 and config.branch is None:
+        return run_branches(config, _asked(config), Path(config.out or next_folder(Path("rollouts"))), run)
     if config.resume:
         out = _folder_to_resume(config)
         done = finished(out)
@@ -68,6 +75,7 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
     simulator = Simulator(checkpoint, _settings(config, checkpoint), device)
     scenario = scenario_of(config, checkpoint, duration_s, simulator.settings.fps)
     start = None if config.start is None else read_start(config.start, simulator.height, simulator.width, simulator.keyframe_fps)
+    scenario = _future(config, checkpoint, simulator, scenario, start)
     stage = _upsampler(config, checkpoint, simulator, scenario.seed) if config.upsample else None
     with tqdm(total=simulator.plan(scenario).frames, unit="frame", disable=None, dynamic_ncols=True) as bar:
         made = record(
@@ -119,6 +127,31 @@ def scenario_of(config: DictConfig, checkpoint: Checkpoint, duration_s: float, f
         print(f"{checkpoint.folder} holds no track bank (tracks.parquet): boxes are unknown; give --boxes to ask for some")
         return Scenario(duration_s, **labels, seed=seed)
     return sample_scenario(TrackBank.load(checkpoint.tracks), duration_s, **labels, seed=seed)
+
+
+def _branches(config: DictConfig) -> int:
+    """How many futures; raises UsageError unless ``branch`` is one of them and ``branch_at`` a time."""
+    count, branch, at_s = config.branches, config.branch, config.branch_at
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UsageError(f"branches must be a whole number from 1, not {count}")
+    if branch is not None and not (isinstance(branch, int) and 1 <= branch <= count):
+        raise UsageError(f"branch must be a number from 1 to {count}, the number of branches, not {branch}")
+    if at_s is not None and not (isinstance(at_s, int | float) and math.isfinite(at_s) and at_s >= 0):
+        raise UsageError(f"branch_at must be seconds from 0, not {at_s}")
+    return int(count)
+
+
+def _future(config: DictConfig, checkpoint: Checkpoint, simulator: Simulator, stem: Scenario, start: np.ndarray | None) -> Scenario:
+    """The future of ``stem`` that ``config.branch`` numbers; traffic that nobody gave is another one in each."""
+    if config.branch is None:
+        return stem
+    window = simulator.plan(stem, 1 if start is None else len(start)).branching(float(config.branch_at or 0.1))
+    at_s = (window.made.start - 1) / simulator.keyframe_fps
+    drawn = config.boxes is None and checkpoint.tracks.is_file()
+    labels = {name: getattr(stem, name) for name in LABELS} if drawn else {}
+    bank = TrackBank.load(checkpoint.tracks) if drawn else None
+    sampled = None if bank is None else lambda seed: sample_scenario(bank, stem.duration_s, **labels, seed=seed)
+    return futures(stem, int(config.branches), at_s, sampled)[int(config.branch) - 1]
 
 
 def next_folder(parent: Path) -> Path:

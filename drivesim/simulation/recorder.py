@@ -162,6 +162,7 @@ def describe(simulator: Simulator, scenario: Scenario, start: np.ndarray | None 
         "seed": scenario.seed,
         "scenario": {
             "name": scenario.name, "duration_s": scenario.duration_s, **labels, "tracks": tracks, "profiles": sorted(scenario.profiles),
+            "branch": None if scenario.branch is None else asdict(scenario.branch),
         },
         "start_frames": 0 if start is None else len(start.reshape(-1, *start.shape[-3:])),
         "settings": asdict(simulator.settings),

@@ -88,6 +88,7 @@ def identity_of(simulator: Simulator, scenario: Scenario, start: np.ndarray | No
         "scenario": {
             "duration_s": scenario.duration_s, **{name: getattr(scenario, name) for name in LABELS},
             "boxes": hash_of_tracks(scenario), "profiles": hash_of_profiles(scenario),
+            "branch": None if scenario.branch is None else asdict(scenario.branch),
         },
         "start": None if start is None else hash_of([np.asarray(start)]),
         "settings": asdict(simulator.settings),
