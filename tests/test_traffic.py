@@ -78,8 +78,10 @@ def test_who_cuts_in_ends_in_the_own_lane_and_who_brakes_comes_nearer() -> None:
     ego = Ego.drawn(random, 60.0, 10.0)
     z, x, _ = MANOEUVRES["cut_in"][1](random, ego, 0.0)
     assert abs(x[0]) == pytest.approx(traffic.LANE) and x[z > 60][-1] == 0 and z[np.flatnonzero(np.abs(x) < 1)[0]] > traffic.GAP
-    gaps = [np.nanmin(MANOEUVRES[name][1](np.random.default_rng(3), ego, 0.0)[0]) for name in ("follow", "brake")]
-    assert gaps[1] < 0.85 * gaps[0]
+    same = np.random.default_rng(3)
+    same.uniform(0.35, 0.5)  # how hard it brakes, which is drawn first
+    braking, steady = MANOEUVRES["brake"][1](np.random.default_rng(3), ego, 0.0)[0], MANOEUVRES["follow"][1](same, ego, 0.0)[0]
+    assert 0.5 <= np.nanmin(braking / steady) <= 0.65
 
 
 def test_distance_is_the_integral_of_speed() -> None:
@@ -125,7 +127,7 @@ def test_tracks_are_what_scenarios_take(seed: int, duration: float, crowdedness:
 
 
 def test_a_given_speed_is_kept_and_a_drawn_one_is_told() -> None:
-    assert make_traffic(5.0, ego_speed_mps=7.0).profiles == {} and make_traffic(5.0, ego_speed_mps=7.0).ego_speed_mps == 7.0
+    assert "ego_speed_mps" not in make_traffic(5.0, ego_speed_mps=7.0).profiles and make_traffic(5.0, ego_speed_mps=7.0).ego_speed_mps == 7.0
     _, speeds = make_traffic(5.0).profiles["ego_speed_mps"]
     assert speeds.min() > 0
 
