@@ -17,9 +17,11 @@ from drivesim.errors import DrivesimError, UsageError
 
 ROOT = Path(__file__).parents[1]
 EXPORTS = ("coco", "yolo", "kitti", "bdd100k", "lerobot")
+IMPORTS = ("videos", "kitti", "bdd100k", "nuscenes")
 COMMANDS = (
-    "rollout", "generate", "edit", "train", "data synth", "data import videos", "data check", "data agree", "data label", "data stats",
-    *(f"data export {form}" for form in EXPORTS),
+    "rollout", "generate", "edit", "train", "data synth", "data check", "data agree", "data label", "data stats",
+    *(f"data import {source}" for source in IMPORTS), *(f"data export {form}" for form in EXPORTS),
+    "scenario make", "scenario sample", "scenario show",
 )  # fmt: skip
 
 
