@@ -1,0 +1,244 @@
+"""The tables, the plot and the page of ``downstream.py``: means over seeds and differences taken seed by seed.
+
+Both sides of a difference had the same labelled drives, first weights and exam. Intervals are Student's, 95%, over seeds, each of which
+draws other drives: they say how much the choice of labelled clips and the training matter, and nothing of other test drives. This file
+knows results, no network and no clip.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ablations_table import spread
+from downstream_arms import ARMS, CHOSEN, COMPARISONS, SHOWN, WAYS, nights_of
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from drivesim.errors import UsageError
+
+__all__ = ["TARGET", "page", "plot", "rows_of", "sentence", "tabled"]
+
+TARGET = 3.0
+"""Points of average precision by night, with the fewest labelled drives, over plain augmentation."""
+SAME = ("split", "data", "held_out", "most", "steps", "extra", "longest", "size", "generator", "network", "exams")
+LIGHTS = ("all", "day", "night")
+PAGE = """# Does training on generated clips help?
+
+**{sentence}**
+
+{machine}, {processor}, {date}; {runs} trainings, judging included, took {minutes:.0f} minutes of processor time. N labelled drives of
+`{data}`, a quarter of them by night ({nights}), are drawn anew by each of {seeds} seeds. M = {extra} generated clips of {longest} frames
+({frames} frames in all, half of the clips by night, 1 to 12 vehicles asked for) were made by the shipped `mini` ({generator}) with its
+defaults. A small detector ({weights}, {height}x{width} pixels) begins from random weights and takes {steps} steps of {batch} frames in
+every arm.
+
+```console
+{commands}
+```
+
+AP50 in points: vehicles of at least 12 of 128 pixels, as `drivesim evaluate` judges them. ± is the 95% interval over seeds.
+
+{tables}
+
+![AP50 by day and by night over the number of labelled drives, and the differences to plain augmentation]({plot})
+
+## Differences, seed by seed
+
+{differences}
+
+## How generated frames are mixed in
+
+{ways}
+
+## What this does and does not say
+
+- The detector that judges generated video elsewhere (docs/model-card-detector.md) played no part: it filtered no clip and gave no figure.
+- `mini` and its track bank, from which the boxes of generated clips are sampled, were made with all train drives of `{data}`, pixels and
+  boxes. A generated clip may carry what the N drives do not hold: N labelled clips and a generator that saw them alone would have less.
+- Added simulated clips are {extra} other train drives, half of them by night, {longest} frames of each at most: what as much more recording
+  would bring.
+- The test drives of `{held_out}` were seen by nobody. Of the recorded clips, those of `real, seen by the generator` were among what `mini`
+  was trained on. All recorded boxes are another detector's, of few drives by day ({real}): a warning lamp, no benchmark. No recorded
+  night clip has boxes.
+- Steps are few, so that one core can train all of it. The detectors would go on learning, and longer training may rank the arms otherwise.
+- Intervals are over seeds, not over test drives.
+"""
+
+
+def rows_of(work: Path) -> list[dict[str, Any]]:
+    """What single runs say.
+
+    Raises:
+        UsageError: there are none, or they are not of one kind.
+    """
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((work / "results").glob("*.json"))]
+    if not found:
+        raise UsageError(f"{work} holds no finished run; make some with: downstream.py run --data CLIPS --generated CLIPS --work {work}")
+    for name in SAME:
+        kinds = {json.dumps(row[name], sort_keys=True) for row in found}
+        if len(kinds) > 1:
+            raise UsageError(f"results in {work} differ in {name}: {', '.join(sorted(kinds))}; a table needs one --work for each")
+    return found
+
+
+def tabled(rows: Sequence[Mapping[str, Any]], tried: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Everything that is shown, as plain values. tried: of the validation split."""
+    first = rows[0]
+    told = {name: first[name] for name in (*SAME, "machine", "processor", "date")}
+    return {
+        **told, "values": _values(rows), "reached": _reached(rows, SHOWN), "differences": _differences(rows),
+        "ways": _reached(tried, ("augmented", *WAYS)), "runs": len(rows), "cpu_min": sum(sum(row["cpu_s"].values()) for row in rows) / 60,
+        "frames": next((row["frames"]["extra"] for row in rows if row["arm"] == CHOSEN), 0),
+    }  # fmt: skip
+
+
+def _values(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in ("arm", "count", "seed", "ap50", "frames", "cpu_s")} for row in rows]
+
+
+def _by_seed(rows: Sequence[Mapping[str, Any]], arm: str, count: int, exam: str, light: str) -> dict[int, float]:
+    """Seed -> AP50 in points, where something was asked for."""
+    mine = [row for row in rows if row["arm"] == arm and row["count"] == count]
+    found = {row["seed"]: row["ap50"][exam][light] for row in mine}
+    return {seed: 100 * value for seed, value in found.items() if value is not None}
+
+
+def _places(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
+    """(count, exam, light), few drives first."""
+    counts, exams = sorted({row["count"] for row in rows}), list(rows[0]["ap50"]) if rows else []
+    return [(count, exam, light) for exam in exams for count in counts for light in LIGHTS]
+
+
+def _reached(rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[dict[str, Any]]:
+    cells = []
+    for count, exam, light in _places(rows):
+        for arm in arms:
+            if found := _by_seed(rows, arm, count, exam, light):
+                cells.append({"arm": arm, "count": count, "exam": exam, "light": light, **asdict(spread(list(found.values())))})
+    return cells
+
+
+def _differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    cells = []
+    for count, exam, light in _places(rows):
+        for arm, other in COMPARISONS:
+            first, second = (_by_seed(rows, name, count, exam, light) for name in (arm, other))
+            if seeds := sorted(set(first) & set(second)):
+                found = spread([first[seed] - second[seed] for seed in seeds])
+                cells.append({"arm": arm, "other": other, "count": count, "exam": exam, "light": light, **asdict(found)})
+    return cells
+
+
+# what is shown
+
+
+def sentence(content: Mapping[str, Any]) -> str:
+    """What the target asks, in words: by night, simulated, with the fewest drives. Nothing is called a gain whose interval holds zero."""
+    at = {(cell["arm"], cell["count"]): cell for cell in content["differences"]
+          if cell["exam"] == "simulated" and cell["light"] == "night" and cell["other"] == "augmented"}  # fmt: skip
+    counts = sorted(count for arm, count in at if arm == CHOSEN)
+    if not counts:
+        return "Not measured yet."
+    few = at[CHOSEN, counts[0]]
+    met = "met" if few["mean"] >= TARGET and few["mean"] - few["half"] > 0 else "missed"
+    told = [f"By night, with {counts[0]} labelled drives, generated clips {_change(few)} (target: {TARGET:+g}, {met})"]
+    told += [f"with {count} they {_change(at[CHOSEN, count])}" for count in counts[1:]]
+    if ("simulated", counts[0]) in at:
+        told.append(f"with {counts[0]} drives, as many more simulated clips {_change(at['simulated', counts[0]])}")
+    return "; ".join(told) + "."
+
+
+def _change(cell: Mapping[str, Any]) -> str:
+    if not math.isfinite(cell["half"]):
+        return f"change AP50 over plain augmentation by {cell['mean']:+.1f} points in the one seed there is"
+    said = f"{cell['mean']:+.1f} ± {cell['half']:.1f} points"
+    if abs(cell["mean"]) <= cell["half"]:
+        return f"change AP50 over plain augmentation by {said}, which may be nothing"
+    return f"{'raise' if cell['mean'] > 0 else 'lower'} AP50 over plain augmentation by {said}"
+
+
+def _cell(found: Mapping[str, Any] | None, sign: str = "") -> str:
+    if found is None:
+        return ""
+    half = found["half"]
+    return f"{found['mean']:{sign}.1f}" + (f" ± {half:.1f}" if half is not None and math.isfinite(half) else " (one seed)")
+
+
+def _grid(cells: Sequence[Mapping[str, Any]], exam: str, titles: Mapping[tuple[str, ...], str], sign: str = "") -> str:
+    """Rows of arms (arm,) or pairs of them (arm, other), columns of counts and lights."""
+    mine, names = [cell for cell in cells if cell["exam"] == exam], ("arm", "other")
+    columns = sorted({(cell["count"], LIGHTS.index(cell["light"])) for cell in mine})
+    titled = [f"N = {count}, {LIGHTS[light]}" for count, light in columns]
+    lines = [f"| {exam} | {' | '.join(titled)} |", "|---" * (len(columns) + 1) + "|"]
+    for key, title in titles.items():
+        row = {(cell["count"], LIGHTS.index(cell["light"])): cell for cell in mine
+               if tuple(cell[name] for name in names if name in cell) == key}  # fmt: skip
+        if row:
+            lines.append(f"| {title} | " + " | ".join(_cell(row.get(column), sign) for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def page(content: Mapping[str, Any], plot_at: str, commands: str) -> str:
+    """The Markdown page."""
+    exams, network, size = list(content["exams"]), content["network"], content["size"]
+    arms: dict[tuple[str, ...], str] = {(name,): ARMS[name].about for name in SHOWN}
+    pairs: dict[tuple[str, ...], str] = {(arm, other): f"{arm} - {other}" for arm, other in COMPARISONS}
+    counts = sorted({row["count"] for row in content["values"]})
+    asked = {exam: "{frames} frames of {drives} drives, {boxes} boxes".format(**content["exams"][exam]) for exam in exams}
+    told = {name: content[name] for name in ("machine", "processor", "date", "runs", "extra", "longest", "frames", "data", "steps")}
+    return PAGE.format(
+        sentence=sentence(content), plot=plot_at, commands=commands, minutes=content["cpu_min"], generator=content["generator"][:8],
+        nights=", ".join(f"{nights_of(count)} of {count}" for count in counts), seeds=len({row["seed"] for row in content["values"]}),
+        weights=f"{network['weights'] / 1e6:.2f}M weights", batch=network["batch"], **size, held_out="`, `".join(content["held_out"]),
+        real="; ".join(told for exam, told in asked.items() if exam != "simulated") or "none were shown",
+        tables="\n\n".join(f"{exam}, {asked[exam]}:\n\n{_grid(content['reached'], exam, arms)}" for exam in exams),
+        differences="\n\n".join(_grid(content["differences"], exam, pairs, "+") for exam in exams), ways=_ways(content), **told,
+    )  # fmt: skip
+
+
+def _ways(content: Mapping[str, Any]) -> str:
+    if not content["ways"]:
+        return "Only one way was run."
+    grid = _grid(content["ways"], "simulated", {(name,): ARMS[name].about for name in ("augmented", *WAYS)})
+    seeds = max(cell["seeds"] for cell in content["ways"])
+    told = f"Tried on the validation split with {seeds} other seeds; what was best by night there is what the tables above call generated"
+    return f"{told}: {ARMS[CHOSEN].about}.\n\n{grid}"
+
+
+def plot(content: Mapping[str, Any]) -> Figure:
+    """AP50 and its difference to plain augmentation, by day and by night, over N; bars are 95% intervals over seeds."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True, sharey="row")
+    for column, light in enumerate(("day", "night")):
+        mine = [cell for cell in content["reached"] if (cell["exam"], cell["light"]) == ("simulated", light)]
+        apart = [cell for cell in content["differences"]
+                 if (cell["exam"], cell["light"], cell["other"]) == ("simulated", light, "augmented")]  # fmt: skip
+        for number, arm in enumerate(SHOWN):
+            for axes, cells in ((panels[0][column], mine), (panels[1][column], apart)):
+                _line(axes, [cell for cell in cells if cell["arm"] == arm], f"C{number}", ARMS[arm].about, 1 + 0.03 * (number - 1.5))
+        panels[0][column].set(title=f"simulated test drives, {light}", ylabel="AP50, points")
+        panels[1][column].axhline(0, color="0.6", linewidth=0.8)
+        panels[1][column].set(xlabel="N, labelled drives (a quarter by night)", ylabel="less plain augmentation, points")
+    panels[1][1].axhline(TARGET, color="0.6", linewidth=0.8, linestyle="--")
+    drawn = next((axes for axes in panels[0] if axes.get_legend_handles_labels()[0]), None)
+    if drawn is not None:
+        drawn.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _line(axes: Axes, cells: Sequence[Mapping[str, Any]], colour: str, label: str, beside: float) -> None:
+    """Arms stand a little beside each other, so that their bars can be told apart."""
+    if not cells:
+        return
+    counts = [cell["count"] for cell in cells]
+    halves = [cell["half"] if cell["half"] is not None and math.isfinite(cell["half"]) else 0.0 for cell in cells]
+    axes.errorbar([count * beside for count in counts], [cell["mean"] for cell in cells], yerr=halves, fmt="o-", color=colour, capsize=3,
+                  markersize=4, label=label)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
