@@ -154,9 +154,7 @@ def _by_split(name: str) -> tuple[int, str]:
     return SPLITS.index(name) if name in SPLITS else len(SPLITS), name
 
 
-def _sequence(
-    folder: Path, tracks: Path, split: str, about: Mapping[str, str], ours: Mapping[str, Any], release: Release
-) -> Recording:
+def _sequence(folder: Path, tracks: Path, split: str, about: Mapping[str, str], ours: Mapping[str, Any], release: Release) -> Recording:
     archive = "the whole export" if ours else PICTURES
     paths = numbered(folder, f"{folder.name}-{{:07d}}", archive, first=1)
     shape = next(pictures(paths[:1], archive)).shape
