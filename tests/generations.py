@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from toys import write_toy_checkpoint
 
-from drivesim.io.checkpoints import WEIGHTS
 from drivesim.labels import BoxTrack, Scenario
 from drivesim.simulation.scenario_table import Request, write_scenarios
 
@@ -47,15 +46,11 @@ def table(folder: Path, some: Sequence[Request]) -> Path:
 def words(scenarios: Path | str, checkpoint: Path, out: Path | str, *more: str) -> list[str]:
     """Arguments of ``drivesim generate`` at toy size, two scenarios side by side, one thread."""
     flags = ["--checkpoint", str(checkpoint), "--out", str(out), *more]
-    return [str(scenarios), *flags, "generation.batch=2", "generation.threads=1", f"generation.detector={detector()}"]
+    return [str(scenarios), *flags, "generation.batch=2", "generation.threads=1"]
 
 
 def toy(folder: Path) -> Path:
     return write_toy_checkpoint(folder / "toy")
-
-
-def detector() -> str:
-    return str(WEIGHTS / "detector" / "detector")
 
 
 def started(arguments: Sequence[str]) -> subprocess.Popen[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from generations import detector, files_of, requests, started, table, toy, wait_for, with_duration, words
+from generations import files_of, requests, started, table, toy, wait_for, with_duration, words
 
 from drivesim.cli import main
 from drivesim.errors import DrivesimError
@@ -76,7 +76,7 @@ def test_clips_are_those_of_rollouts(toys: Path, undisturbed: Path) -> None:
 def order_of(toys: Path, out: Path) -> Order:
     told = json.loads((out / "generation.json").read_text())
     fields = {name: value for name, value in told.items() if name not in ("format", "version")}
-    return Order(str(out), str(toys / "toy"), detector=detector(), **fields)
+    return Order(str(out), str(toys / "toy"), detector=str(FILTER), **fields)
 
 
 def test_asked_again_nothing_is_made(toys: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
