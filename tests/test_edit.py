@@ -185,7 +185,7 @@ def test_a_generated_dataset_without_rollout_json(base: Path, edit: Callable[...
     made = told(base, "rollout.json")
     (many / "rollout.json").unlink()
     records = read_records(many)
-    provenance = {"kind": "generated", "checkpoint": made["checkpoint"], "seed": 3, "settings": made["settings"]}
+    provenance = {"kind": "generated", "checkpoint": made["checkpoint"], "seed": 3, "settings": made["settings"], "scenario": "f00d"}
     write_records(many, replace(records, clips=records.clips.assign(provenance=json.dumps(provenance))))
     out, _ = edit(many, "--clip", "rollout_3")
     assert_same(base, out)
@@ -224,9 +224,8 @@ def test_a_branch_and_an_enlarged_clip_come_back(tmp_path: Path, edit: Callable[
     checkpoint = make_upsampler(weights)
     simulator = Simulator(checkpoint, RolloutSettings.of(checkpoint.settings["rollout"]))
     stage = Upsampler(checkpoint, UpsamplerSettings(overlap=1), simulator.device, 2)
-    branch = {"at_s": 4.0, "seed": 8}
-    asked = Scenario(SECONDS, "night", tracks=traffic().tracks, seed=2, branch=Branch(**branch))  # type: ignore[arg-type]
-    report = {"branch": branch, "upsampling": {**asdict(stage.settings), "network": stage.name}}
+    asked = Scenario(SECONDS, "night", tracks=traffic().tracks, seed=2, branch=Branch(4.0, 8))
+    report = {"upsampling": {**asdict(stage.settings), "network": stage.name}}
     record(simulator, asked, tmp_path / "large", stage=stage, report=report)
     out, _ = edit(tmp_path / "large", checkpoint=weights)
     assert_same(tmp_path / "large", out)

@@ -135,7 +135,8 @@ def _made(records: DatasetRecords, clip_id: str) -> Made | None:
         raise DatasetError(f"{records.root}: clip {clip_id} was generated, but nothing says with which seed; it cannot be made again")
     by, settings = told.get("checkpoint") or {}, told.get("settings")
     upsampling = told.get("upsampling")
-    branch = told.get("branch") or (told.get("scenario") or {}).get("branch")
+    scenario = told.get("scenario")
+    branch = scenario.get("branch") if isinstance(scenario, dict) else None  # a provenance tells the scenario's hash there
     start = told.get("start")
     return Made(
         by.get("preset"), by.get("hash"), told["seed"], settings, int(told.get("start_frames", bool(start))), start, branch, upsampling,
