@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.eval.boxes import JudgedFrame, match, precision, recall
-from drivesim.io.checkpoints import save_network
+from drivesim.eval.label_fidelity import JUDGE
+from drivesim.io.checkpoints import file_hash, save_network
 from drivesim.io.records import rows_of
 from drivesim.labels import Boxes, LabelTrack
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.detector import BoxDetector, Detections
 from drivesim.models.looking import fitted
-from drivesim.simulation.agreement import BOX_COLUMNS, CLIP_COLUMNS, Agreement, Tally, ceiling, held_against, look_every, overlaps
+from drivesim.simulation.agreement import BOX_COLUMNS, CLIP_COLUMNS, FILTER, Agreement, Tally, ceiling, held_against, look_every, overlaps
 
 HEIGHT, WIDTH = 128, 256
 
@@ -221,6 +222,15 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     save_network(tmp_path / "detector", network, {})
     with pytest.raises(UsageError, match="not a BoxDetector"):
         Agreement.load(tmp_path / "detector")
+
+
+def test_the_package_holds_a_detector_of_its_own_with_its_ceiling() -> None:
+    agreement, top = Agreement.load(), ceiling()
+    weights = FILTER.with_suffix(".safetensors")
+    assert file_hash(weights) == top["detector"] != file_hash(JUDGE.with_suffix(".safetensors"))
+    assert 0.5 < top["f1"] < 1 and top["chance"]["f1"] < 0.1 and top["command"].startswith("python benchmarks/agreement.py")
+    assert len(agreement.look(np.stack([picture(A)] * 3), track(*[[A]] * 3))) == 3
+    assert Agreement.load(FILTER.parent).detector.threshold == agreement.detector.threshold
 
 
 def test_a_ceiling_that_was_never_measured_says_so(tmp_path: Path) -> None:

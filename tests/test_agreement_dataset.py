@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from drivesim.io.video import write_video
 from drivesim.labels import LabelTrack
 from drivesim.simulation import agreement_dataset
 from drivesim.simulation.agreement import BOX_COLUMNS, Agreement
-from drivesim.simulation.agreement_dataset import agree
+from drivesim.simulation.agreement_dataset import OWN, agree
 
 FRAMES = 20
 
@@ -85,6 +86,13 @@ def test_the_command_prints_the_ceiling_beside(dataset: Path, capsys: pytest.Cap
     assert run("agree", dict(dataset=dataset, min_agreement=0.5), ["progress=false"]) == 0
     said = capsys.readouterr().out
     assert "recall: 0.667" in said and "ceiling:" in said and "f1: 0.85" in said and "below 0.5: 0 of 3 clips" in said
+
+
+def test_a_detector_that_agrees_with_itself_is_told(dataset: Path) -> None:
+    assert "note" not in agree(dataset, progress=False)
+    records = read_records(dataset)
+    write_records(dataset, replace(records, boxes=records.boxes.assign(provenance=OWN)))
+    assert "60 boxes are this detector's own" in agree(dataset, progress=False)["note"]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ __all__ = ["agree", "clip_agreement"]
 
 PIECE = 16
 """Frames held at a time."""
+OWN = "detector:drivesim"
+"""Provenance of what ``drivesim data label`` finds with the same detector."""
 
 
 def agree(
@@ -128,6 +130,8 @@ def _told(
     if detector is None:
         top = ceiling()
         told["ceiling"] = {"clips": top["data"], **{name: top[name] for name in ("precision", "recall", "f1")}}
+        own = int((records.boxes["provenance"] == OWN).sum())
+        told |= {"note": f"{own} boxes are this detector's own labels: that it agrees with them says nothing"} if own else {}
     if least is not None:
         told[f"below {least:g}"] = f"{len(failing)} of {len(found)} clips" + (f", {len(moved)} of them set aside" if moved else "")
         told |= {str(fault.clip_id): fault.reason for fault in failing}
