@@ -38,7 +38,8 @@ class Spread:
     seeds: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} ± {self.half:.2g}" if math.isfinite(self.half) else f"{self.mean:.4g}"
+        known = math.isfinite(self.half) and self.half > 1e-9 * abs(self.mean)  # else it is the same number each time
+        return f"{self.mean:.4g} ± {self.half:.2g}" if known else f"{self.mean:.4g}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ COMPARISONS = (
     _video("attention only - attention and convolution, nothing known", "attention_only", "slots", asked="0 frames",
            paper={"fvd": (704.41, 534.17), "fd": (50.01, 48.26)}),
     Comparison("context guidance 2 - none", ("carried", "guidance 2"), ("carried", PREDICTION),
-               {"fvd": (508.82, 534.17), "fd": (54.16, 48.26)}),
+               {"fvd": (508.82, 534.17), "fd": (54.16, 48.26)},
+               "guidance enlarges what context brings, and at this budget context brings little (see 0 known frames - 2)."),
     _video("context in slots - carried", "slots"),
     _video("context by encoder - carried", "encoder"),
     _video("context without noise - with", "noise_none"),
@@ -76,10 +78,12 @@ COMPARISONS = (
     Comparison("1 known frame - 2", ("carried", "1 frame"), ("carried", PREDICTION)),
     Comparison("0 known frames - 2", ("carried", "0 frames"), ("carried", PREDICTION)),
     Comparison("video decoder - stage 1's", ("decoder_video", "reconstruction"), ("decoder_stage_1", "reconstruction"),
-               {"fvd": (32.94, 390.88), "fd": (9.17, 7.61)}),
+               {"fvd": (32.94, 390.88), "fd": (9.17, 7.61)},
+               "our stage 1 has seen clips of the same kind, and its decoder has not flickered by much; the paper's was made for images."),
     Comparison("video decoder - image decoder trained on", ("decoder_video", "reconstruction"), ("decoder_image", "reconstruction")),
     Comparison("video upsampler - image upsampler", ("upsampler_video", "enlarged"), ("upsampler_image", "enlarged"),
-               {"fvd": (45.39, 165.98), "fd": (19.85, 19.71)}),
+               {"fvd": (45.39, 165.98), "fd": (19.85, 19.71)},
+               "neither has learned enough to be better than the bicubic frames it starts from, so there is little to hold together over time."),
     Comparison("video upsampler - bicubic", ("upsampler_video", "enlarged"), ("bicubic", "enlarged")),
     Comparison("12 latent channels - 8", ("latents_12", "reconstruction"), ("latents_8", "reconstruction")),
     Comparison("16 latent channels - 8", ("latents_16", "reconstruction"), ("latents_8", "reconstruction")),
