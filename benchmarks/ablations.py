@@ -47,8 +47,8 @@ PAGE = """# The paper's ablations, small
 
 {machine}, {date}. {steps} optimiser steps for every variant, {windows} held-out windows of {held_out}, trained on {data}.
 
-Command: `python benchmarks/ablations.py run --data {data_words} --held-out {held_out_words} --out OUT --steps {steps} --windows {windows}`, then
-`... table --out OUT`. How it is measured stands at the top of `benchmarks/ablations.py` and `benchmarks/ablations_judging.py`.
+Command: `python benchmarks/ablations.py run --data {data_words} --held-out {held_out_words} --out OUT --steps {steps} --windows {windows}`,
+then `... table --out OUT`. How it is measured stands at the top of `benchmarks/ablations.py` and `benchmarks/ablations_judging.py`.
 
 {verdicts}
 
@@ -138,7 +138,8 @@ def table(args: argparse.Namespace) -> None:
     plot(rows).savefig(args.plot, dpi=110)
     where = args.plot.relative_to(args.page.parent) if args.plot.is_relative_to(args.page.parent) else args.plot
     lists = {name: ", ".join(told[name]) for name in ("data", "held_out")}
-    lists |= {"data_words": " ".join(told.pop("data")), "held_out_words": " ".join(name.split()[0] for name in told.pop("held_out"))}
+    lists |= {"data_words": " ".join(told.pop("data"))}
+    lists |= {"held_out_words": " ".join(name.split()[0] for name in told.pop("held_out"))}
     page = PAGE.format(**told, **lists, **names, plot=where, verdicts=verdicts(rows), tables=markdown(found, rows, costs))
     args.page.write_text(page)
     print(page)

@@ -83,7 +83,7 @@ COMPARISONS = (
     Comparison("video decoder - image decoder trained on", ("decoder_video", "reconstruction"), ("decoder_image", "reconstruction")),
     Comparison("video upsampler - image upsampler", ("upsampler_video", "enlarged"), ("upsampler_image", "enlarged"),
                {"fvd": (45.39, 165.98), "fd": (19.85, 19.71)},
-               "neither has learned enough to be better than the bicubic frames it starts from, so there is little to hold together over time."),
+               "neither is better than the bicubic frames it starts from yet: there is little to hold together over time."),
     Comparison("video upsampler - bicubic", ("upsampler_video", "enlarged"), ("bicubic", "enlarged")),
     Comparison("12 latent channels - 8", ("latents_12", "reconstruction"), ("latents_8", "reconstruction")),
     Comparison("16 latent channels - 8", ("latents_16", "reconstruction"), ("latents_8", "reconstruction")),

@@ -128,7 +128,8 @@ def _knock(address: str) -> None:
 
 
 def _by_actors(ray: Any, order: Order, groups: Sequence[Group], workers: int) -> Iterator[tuple[Group, Parts]]:
-    worker = ray.remote(num_cpus=order.threads, max_restarts=-1, max_task_retries=DEATHS)(RayWorker)
+    gpus = 1 if order.device.startswith("cuda") else 0
+    worker = ray.remote(num_cpus=order.threads, num_gpus=gpus, max_restarts=-1, max_task_retries=DEATHS)(RayWorker)
     idle = [worker.remote(order) for _ in range(min(workers, len(groups)))]
     waiting, busy = list(groups), dict[Any, tuple[Any, Group]]()
     while waiting or busy:
