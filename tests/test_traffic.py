@@ -127,9 +127,28 @@ def test_tracks_are_what_scenarios_take(seed: int, duration: float, crowdedness:
 
 
 def test_a_given_speed_is_kept_and_a_drawn_one_is_told() -> None:
-    assert "ego_speed_mps" not in make_traffic(5.0, ego_speed_mps=7.0).profiles and make_traffic(5.0, ego_speed_mps=7.0).ego_speed_mps == 7.0
-    _, speeds = make_traffic(5.0).profiles["ego_speed_mps"]
-    assert speeds.min() > 0
+    held, free = make_traffic(5.0, ego_speed_mps=7.0), make_traffic(5.0)
+    assert "ego_speed_mps" not in held.profiles and held.ego_speed_mps == 7.0
+    assert free.profiles["ego_speed_mps"][1].min() > 0
+
+
+def test_a_bend_moves_what_is_far_and_is_told_as_a_turn() -> None:
+    bent = replace(CAMERA, bend=0.01)
+    for z in (20.0, 40.0):
+        (straight, turned) = (parked(z).boxes(camera)[1][0] for camera in (CAMERA, bent))
+        assert turned[0] - straight[0] == pytest.approx(CAMERA.focal * 0.01 * z / 2, abs=1e-6) and turned[1] == straight[1]
+    ego = Ego.drawn(np.random.default_rng(0), 10.0, 12.0)
+    assert ego.yaw_rate == pytest.approx(-12.0 * ego.bend), "a road that bends to the right is a turn to the right, which is negative"
+
+
+def test_what_lies_mostly_outside_the_picture_is_not_seen() -> None:
+    length, width, _ = traffic.SIZES["car"]
+    found = []
+    for x in np.linspace(13, 19, 25):
+        left, right = 0.5 + CAMERA.focal * (x - width / 2) / (20 + length), 0.5 + CAMERA.focal * (x + width / 2) / 20
+        found.append((1 - left) / (right - left) >= 0.3)
+        assert parked(20.0, x=x).boxes(CAMERA)[0].all() == found[-1]
+    assert found[0] and not found[-1]
 
 
 def test_only_manoeuvres_that_there_are() -> None:
