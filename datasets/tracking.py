@@ -50,7 +50,7 @@ class Tracked:
     score: np.ndarray
 
 
-@dataclass
+@dataclass(eq=False)
 class _Track:
     """An object while it is followed: rows (frame, xyxy, score, category), speed in box sides a frame."""
 

@@ -68,6 +68,12 @@ def test_a_gap_is_bridged_where_it_is_expected_and_not_for_ever() -> None:
     assert set(track([0, 1, 2, 20], here[:3] + here[2:3], FPS, 0.5).track_id) == {0, 1}
 
 
+def test_tracks_that_end_together_leave_the_others() -> None:
+    here = [found((0.1, 0.1), (0.4, 0.4), (0.7, 0.7)), *[found((0.7, 0.7))] * 19]
+    made = track(range(20), here, FPS, 0.5)
+    assert np.bincount(made.track_id).tolist() == [1, 1, 20] and np.bincount(made.frame).tolist() == [3] + [1] * 19
+
+
 def test_doubtful_detections_keep_a_track_and_begin_none() -> None:
     here = [found((0.1, 0.1)), found((0.1, 0.1), (0.6, 0.6), score=0.2), found((0.1, 0.1))]
     made = track(range(3), here, FPS, 0.5)
