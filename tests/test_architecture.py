@@ -158,7 +158,8 @@ def test_diffusion_is_mathematics() -> None:
         if source.part != "drivesim.diffusion":
             continue
         for found in source.imports():
-            assert not found.path.startswith(("drivesim.labels", "drivesim.boxes")), f"{source.path}:{found.line}: no label in the mathematics"
+            told = f"{source.path}:{found.line}: no label in the mathematics"
+            assert not found.path.startswith(("drivesim.labels", "drivesim.boxes")), told
             top = found.path.split(".")[0]
             allowed = top in MATHEMATICS or top in ("__future__", "collections", "dataclasses", "typing", "functools", "itertools")
             assert allowed, f"{source.path}:{found.line}: {found.path} in the mathematics"

@@ -50,7 +50,8 @@ def ends(windows: int = 2) -> Context:
 def test_noise_is_a_function_of_seed_pass_window_and_part_alone() -> None:
     rows = draw_noise([3, 3, 3], "keyframes", [4, 5, 6], SHAPE)
     assert torch.equal(rows[1:2], draw_noise([3], "keyframes", [5], SHAPE)), "the batch it is drawn in does not matter"
-    others = [draw_noise([4], "keyframes", [4], SHAPE), draw_noise([3], "image", [4], SHAPE), draw_noise([3], "keyframes", [4], SHAPE, part=1)]
+    others = [draw_noise([4], "keyframes", [4], SHAPE), draw_noise([3], "image", [4], SHAPE)]
+    others.append(draw_noise([3], "keyframes", [4], SHAPE, part=1))
     assert all(not torch.equal(rows[:1], other) for other in (*others, rows[1:2]))
     assert abs(float(draw_noise([0], "image", [0], (64, 8, 8, 8)).std()) - 1) < 0.02
 
@@ -73,7 +74,8 @@ def test_known_frames_are_shown_at_their_own_level() -> None:
     for x, sigma, _ in network.calls:
         assert torch.allclose(sigma[:, [0, -1]], torch.tensor(0.3))
         noise = (x[:, 0] - math.sqrt(1 - 0.09) * context.values[:, 0]) / 0.3
-        assert torch.allclose(noise, draw_noise([0, 0], "keyframes", [0, 1], SHAPE, part=1)[:, 0], atol=1e-4), "the same noise at every step"
+        drawn = draw_noise([0, 0], "keyframes", [0, 1], SHAPE, part=1)[:, 0]
+        assert torch.allclose(noise, drawn, atol=1e-4), "the same noise at every step"
 
 
 @pytest.mark.parametrize(("guidance", "label_guidance", "calls"), [(1, 1, 1), (2, 1, 2), (1, 2, 2), (2, 2, 3)])
