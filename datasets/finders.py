@@ -16,14 +16,13 @@ from drivesim.io.checkpoints import WEIGHTS, load_network
 from drivesim.models.detector import BoxDetector
 from drivesim.models.looking import look_at
 
-from .onnx_detector import OnnxDetector
+from .onnx_detector import DOUBTFUL, OnnxDetector
 from .tracking import Found
 
 __all__ = ["OWN", "Finder", "OwnDetector", "finder"]
 
 OWN = WEIGHTS / "detector_filter" / "detector"
 """The one that filters: the judging detector labels nothing that it may have to judge."""
-LOWEST_SCORE = 0.1
 
 
 class Finder(Protocol):
@@ -43,7 +42,7 @@ class OwnDetector:
         self.detector, self.name, self.threshold = detector, name, detector.threshold
 
     def find(self, frames: np.ndarray) -> list[Found]:
-        seen = look_at(self.detector, frames, min(LOWEST_SCORE, self.threshold))
+        seen = look_at(self.detector, frames, DOUBTFUL * self.threshold)
         return [Found(one.xyxy.numpy(), one.score.numpy(), one.category.numpy()) for one in seen]
 
 

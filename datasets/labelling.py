@@ -2,7 +2,8 @@
 
 What people or a simulator have said stays: a clip with boxes of any other origin than a detector keeps them, and so do its time of day and
 its crowdedness, unless all is to be overwritten. Every new box carries its score and ``detector:NAME``; frames nobody looked at stay
-unknown. This file does not know how boxes are found or become tracks.
+unknown, and so does a whole night in which nothing was found: then the detector is blind rather than the road empty. This file does not
+know how boxes are found or become tracks.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ OFTEN = 5.0
 """Looks a second from which a track of a single box is taken for a mistake."""
 
 
+SIMULATED_ONLY = "the detector of the package knows simulated vehicles only; for recordings name an ONNX file with --detector"
 CHANGEABLE = ("time_of_day", "crowdedness", "provenance")
 """Columns of clips.parquet that labelling may write."""
 
@@ -84,6 +86,7 @@ def label_dataset(
     else:
         _write_beside(joined, records, Path(out))
     told = {"dataset": str(records.root if out is None else out), "detector": by.name, "threshold": by.threshold, **tally.counts}
+    told |= {"note": SIMULATED_ONLY} if detector is None and tally.counts["boxes"] else {}
     return {**told, **({"skipped": skipped} if skipped else {})}
 
 
@@ -99,8 +102,8 @@ class _Rows:
 class _Tally:
     """Counts for the summary."""
 
-    NAMES = ("clips labelled with boxes", "clips whose boxes were kept", "frames looked at", "boxes", "tracks", "clips without a box",
-             "day", "night", "light unsure", "time of day kept")  # fmt: skip
+    NAMES = ("clips labelled with boxes", "clips whose boxes were kept", "frames looked at", "boxes", "tracks",
+             "nights where nothing was found", "day", "night", "light unsure", "time of day kept")  # fmt: skip
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(self.NAMES, 0)
@@ -169,14 +172,15 @@ def _with_light(rows: _Rows, seen: Seen, tally: _Tally) -> _Rows:
 def _with_boxes(rows: _Rows, clip_id: str, fps: float, seen: Seen, by: Finder, counted: bool, tally: _Tally) -> _Rows:
     """Frame rows that know where somebody looked, boxes with tracks, and (``counted``) crowdedness of the frames looked at."""
     found, frames = _tracks(seen, fps, by), rows.frames
+    blind = not len(found.frame) and rows.clip["time_of_day"] == "night"
     boxes = Boxes(found.frame, found.track_id, found.category, found.xyxy, found.xyxy[:, 3] - found.xyxy[:, 1] < LOW)
-    looked = frames["frame"].isin(seen.frames).to_numpy(bool)
+    looked = frames["frame"].isin(seen.frames).to_numpy(bool) & (not blind)
     crowd = np.where(looked, count_vehicles(boxes, len(frames)), np.nan).astype(np.float32)
     told = {"boxes_known": looked, **({"crowdedness": crowd} if counted else {})}
     plain = LabelTrack(fps, LabelTrack.unknown(len(frames), fps).values, boxes, looked)
     made = rows_of(plain, clip_id, f"detector:{by.name}")[1].assign(score=found.score)
-    tally.add(clips_labelled_with_boxes=1, frames_looked_at=len(seen.frames), boxes=len(boxes), clips_without_a_box=not len(boxes),
-              tracks=len(np.unique(found.track_id)))  # fmt: skip
+    tally.add(clips_labelled_with_boxes=1, frames_looked_at=len(seen.frames), boxes=len(boxes), tracks=len(np.unique(found.track_id)),
+              nights_where_nothing_was_found=blind)  # fmt: skip
     mean = {"crowdedness": float(crowd[looked].mean()) if looked.any() else None} if counted else {}
     return _Rows({**rows.clip, **mean}, frames.assign(**told), made)
 

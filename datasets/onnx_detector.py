@@ -42,7 +42,8 @@ STRIDES = (8, 16, 32)
 GREY = 114
 OVERLAP = 0.6
 """Of two boxes of one group (vehicles; the others each by category) that overlap by more than this IoU the better one stays."""
-LOWEST_SCORE = 0.1
+DOUBTFUL = 0.6
+"""Share of the sure score down to which a detection is told."""
 
 
 class OnnxDetector:
@@ -79,7 +80,7 @@ class OnnxDetector:
         self.pixels = pixels if pixels != "auto" else "bgr255" if self.layout == "yolox" else "rgb1"
 
     def find(self, frames: np.ndarray) -> list[Found]:
-        """uint8 RGB (f, h, w, 3) -> detections of each frame with a score of at least LOWEST_SCORE."""
+        """uint8 RGB (f, h, w, 3) -> detections of each frame with a score of at least DOUBTFUL of the sure one."""
         return [self._in(frame) for frame in frames]
 
     def _in(self, frame: np.ndarray) -> Found:
@@ -87,7 +88,7 @@ class OnnxDetector:
         picture, scale, (left, top) = letterbox(frame, self.height, self.width, corner)
         xyxy, score, label = boxes_of_output(self._run(picture, self.pixels), self.layout, self.height, self.width)
         category = self.category[label]
-        keep = (category >= 0) & (score >= min(LOWEST_SCORE, self.threshold))
+        keep = (category >= 0) & (score >= DOUBTFUL * self.threshold)
         xyxy = (xyxy[keep] - (left, top, left, top)) / scale / np.tile(frame.shape[1::-1], 2)
         return _suppressed(np.clip(xyxy, 0, 1).astype(np.float32), score[keep].astype(np.float32), category[keep])
 

@@ -139,6 +139,17 @@ def test_frames_nobody_looked_at_stay_unknown(bare: Path) -> None:
     assert set(records.boxes["frame"]) == {0, 3, 6, 9}
 
 
+def test_a_night_in_which_nothing_was_found_stays_unknown(bare: Path) -> None:
+    for clip_id, sky in (("bright", 150), ("dark", 0)):
+        frames = np.zeros((FRAMES, 128, 256, 3), np.uint8)
+        frames[:, :, :, 1:] = sky
+        write_video(bare / "videos" / f"{clip_id}.mp4", frames, FPS)
+    assert label_dataset(bare, progress=False)["nights where nothing was found"] == 1
+    records = read_records(bare)
+    assert [labels_of(records, clip_id).boxes_known.all() for clip_id in ("bright", "dark")] == [True, False]
+    assert records.clips["crowdedness"].isna().tolist() == [False, True]
+
+
 def test_labelling_again_gives_the_same(bare: Path) -> None:
     label_dataset(bare, progress=False)
     first = read_records(bare)
