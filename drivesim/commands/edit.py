@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from drivesim.commands.config import as_override, compose
 from drivesim.errors import DrivesimError, UsageError
-from drivesim.io.checkpoints import WEIGHTS, Checkpoint, CheckpointError, load_checkpoint
+from drivesim.io.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from drivesim.labels import LABELS, Branch
 from drivesim.simulation.agreement import FILTER, Agreement
 from drivesim.simulation.edit import Changes, Edit, edited
@@ -35,7 +35,6 @@ from drivesim.simulation.upsample import Upsampler, UpsamplerSettings
 
 __all__ = ["run"]
 
-JUDGE = WEIGHTS / "detector" / "detector"
 RECORDED, MADE = "recorded", "made"
 """``--start``: the clip's own first frame, or one that the image network makes."""
 
@@ -230,9 +229,7 @@ def _record(
 
 
 def _detector(config: DictConfig) -> Path:
-    if config.measure.detector is not None:
-        return Path(config.measure.detector)
-    return FILTER if FILTER.with_suffix(".json").is_file() else JUDGE
+    return FILTER if config.measure.detector is None else Path(config.measure.detector)
 
 
 # what is said
