@@ -90,11 +90,11 @@ def rollouts(count: int, seconds: float, folder: Path, words: Sequence[str]) -> 
 
 def page(result: dict[str, Any]) -> str:
     """Markdown."""
-    alone, columns = result["rollouts"], ("clips", "wall_s", "frames_per_s", "over_rollouts", "peak_mib")
+    columns = ("clips", "wall_s", "frames_per_s", "over_rollouts", "peak_mib")
+    alone = {**result["rollouts"], "clips": result["rollouts"]["made"], "over_rollouts": 1, "peak_mib": ""}
     lines = [f"{result['machine']}, {result['date']}: `{result['command']}`", "",
-             "| way | clips | wall s | frames a second | over rollouts | peak MiB of a process |", "|---|---|---|---|---|---|",
-             f"| `drivesim rollout`, one after the other | {alone['made']} | {alone['wall_s']} | {alone['frames_per_s']} | 1 | |"]  # fmt: skip
-    for name, way in result["ways"].items():
+             "| way | clips | wall s | frames a second | over rollouts | peak MiB of a process |", "|---|---|---|---|---|---|"]  # fmt: skip
+    for name, way in {"rollout, one after the other": alone, **result["ways"]}.items():
         lines.append(f"| `drivesim {name}` | {' | '.join(str(way[column]) for column in columns)} |")
     return "\n".join(lines)
 

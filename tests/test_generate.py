@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from generations import files_of, requests, started, table, toy, wait_for, with_duration, words
+from toy_checkpoint import make_upsampler
 
 from drivesim.cli import main
 from drivesim.errors import DrivesimError
@@ -259,3 +260,21 @@ def test_a_start_that_is_not_there_is_told_before_anything_is_made(toys: Path, t
     assert run(toys, tmp_path / "out", scenarios=table(tmp_path, some)) == 2
     assert "scenario scene_01" in (told := capsys.readouterr().err) and "photo.jpg: no such picture" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_clip_that_was_generated_is_edited_as_it_was_made(toys: Path, tmp_path: Path) -> None:
+    """Enlarged, and alone in its group, so that an edit that changes nothing gives the same bytes."""
+    checkpoint = toy(tmp_path)
+    make_upsampler(checkpoint)
+    some = table(tmp_path, requests()[:2])
+    arguments = [*words(some, checkpoint, tmp_path / "made", "--upsample"), "generation.batch=1", "upsampling.overlap=1"]
+    assert main(["generate", *arguments]) == 0
+    records = read_records(tmp_path / "made")
+    told = json.loads(records.clip("scene_01")["provenance"])
+    assert told["upsampling"]["network"].startswith("upsampler") and told["threads"] == 1
+    assert records.clip("scene_01")["height"] == 4 * 32
+    edit = ["edit", str(tmp_path / "made"), "--clip", "scene_01", "--out", str(tmp_path / "same"), "--checkpoint", str(checkpoint)]
+    assert main(edit) == 0
+    again = next((tmp_path / "same" / "videos").glob("*.mp4"))
+    before = np.stack(list(read_frames(records.video_path("scene_01"), indices=range(15))))
+    assert np.array_equal(np.stack(list(read_frames(again, indices=range(15)))), before)

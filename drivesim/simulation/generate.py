@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,10 @@ class Maker:
     def _provenance(self, clip: _Clip) -> str:
         checkpoint: Mapping[str, Any] = {"preset": self.checkpoint.settings.get("preset"), "hash": self.checkpoint.hash}
         settings = {**self.order.settings, "fps": self.simulator(clip.request.fps).settings.fps}
-        told = {"kind": "generated", "checkpoint": checkpoint, "seed": clip.scenario.seed, "settings": settings}
+        told: dict[str, Any] = {"kind": "generated", "checkpoint": checkpoint, "seed": clip.scenario.seed, "settings": settings}
+        told |= {"threads": self.order.threads, "start_frames": 0 if clip.start is None else len(clip.start)}
+        if (stage := self.upsampler()) is not None:
+            told["upsampling"] = {**asdict(stage.settings), "network": stage.name}
         return json.dumps({**told, "scenario": clip.request.content, "start": clip.request.start})
 
 
