@@ -23,7 +23,7 @@ from drivesim.io.records import RecordsWriter
 from drivesim.io.video import count_frames, write_video
 from drivesim.labels import Scenario
 from drivesim.simulation.quality import rollout_settings
-from drivesim.simulation.scenarios import TrackBank, sample_scenario
+from drivesim.simulation.scenes.sampling import TrackBank, sample_scenario
 from drivesim.simulation.simulator import Simulator
 
 __all__ = ["CROWDEDNESS", "FRAMES", "Wish", "make"]

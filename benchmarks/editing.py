@@ -22,8 +22,8 @@ from machine import describe
 from drivesim import cli
 from drivesim.io.records import labels_of, read_records
 from drivesim.io.video import read_frames
-from drivesim.simulation.edit_measures import Side
-from drivesim.simulation.edit_picture import edit_page
+from drivesim.simulation.edits.measures import Side
+from drivesim.simulation.edits.picture import edit_page
 
 WAYS: dict[str, list[str]] = {
     "nothing": [], "night": ["--time-of-day", "night"], "fewer vehicles": ["--crowdedness", "2"], "slower": ["--ego-speed-mps", "2"],

@@ -41,7 +41,7 @@ from drivesim.io.video import count_frames, write_video
 from drivesim.labels import LabelTrack, Scenario
 from drivesim.simulation.inputs import fit_frame
 from drivesim.simulation.quality import rollout_settings
-from drivesim.simulation.replay import replay
+from drivesim.simulation.scenes.replay import replay
 from drivesim.simulation.settings import QUALITIES
 from drivesim.simulation.simulator import Simulator
 

@@ -22,7 +22,7 @@ from drivesim.eval.signals import measure
 from drivesim.io.checkpoints import load_checkpoint
 from drivesim.labels import Boxes, LabelTrack, Scenario, count_vehicles
 from drivesim.simulation.quality import rollout_settings
-from drivesim.simulation.scenarios import TrackBank, sample_scenario
+from drivesim.simulation.scenes.sampling import TrackBank, sample_scenario
 from drivesim.simulation.settings import QUALITIES
 from drivesim.simulation.simulator import Simulator, pick_device
 

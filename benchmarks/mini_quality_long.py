@@ -20,8 +20,8 @@ from drivesim.errors import UsageError
 from drivesim.eval.drift import DriftRules, drift_report
 from drivesim.eval.features import feature_network
 from drivesim.eval.footage import Footage
-from drivesim.simulation.recorder import Recording, finished, record
-from drivesim.simulation.scenarios import TrackBank, sample_scenario
+from drivesim.simulation.recording.recorder import Recording, finished, record
+from drivesim.simulation.scenes.sampling import TrackBank, sample_scenario
 from drivesim.simulation.simulator import Simulator
 
 __all__ = ["LIGHTS", "SHOWN", "Drive", "drives", "drift_of", "long_rollouts", "rules_for"]

@@ -32,8 +32,8 @@ from drivesim.io.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from drivesim.labels import Scenario
 from drivesim.simulation.accelerate import COMPILE, PRECISIONS
 from drivesim.simulation.cost import Costs, described
-from drivesim.simulation.recorder import record
-from drivesim.simulation.scenarios import TrackBank, sample_scenario
+from drivesim.simulation.recording.recorder import record
+from drivesim.simulation.scenes.sampling import TrackBank, sample_scenario
 from drivesim.simulation.settings import QUALITIES, RolloutSettings
 from drivesim.simulation.simulator import Simulator, pick_device
 from drivesim.simulation.upsample import Upsampler, UpsamplerSettings

@@ -23,10 +23,10 @@ from matplotlib.ticker import LogLocator
 from scipy.stats import wasserstein_distance
 
 from drivesim.labels import CATEGORIES, MIN_VEHICLE_HEIGHT, VEHICLES, BoxTrack, Scenario
-from drivesim.simulation.scenario_sources import open_bank, shown_parts
-from drivesim.simulation.scenarios import BANK_FPS, TrackBank, sample_scenario
-from drivesim.simulation.track_bank import MAX_GAP_S
-from drivesim.simulation.traffic import Pinhole, make_traffic
+from drivesim.simulation.scenes.sampling import BANK_FPS, TrackBank, sample_scenario
+from drivesim.simulation.scenes.sources import open_bank, shown_parts
+from drivesim.simulation.scenes.track_bank import MAX_GAP_S
+from drivesim.simulation.scenes.traffic import Pinhole, make_traffic
 
 ASPECT = Pinhole().aspect
 

@@ -25,8 +25,8 @@ from drivesim.io.checkpoints import Checkpoint
 from drivesim.labels import Scenario
 from drivesim.simulation.accelerate import accelerate
 from drivesim.simulation.plan import FACTOR, decode_chunks
-from drivesim.simulation.recorder import Recorder
-from drivesim.simulation.scenarios import TrackBank, sample_scenario
+from drivesim.simulation.recording.recorder import Recorder
+from drivesim.simulation.scenes.sampling import TrackBank, sample_scenario
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Simulator
 

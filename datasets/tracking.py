@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
 
 from drivesim.labels import VEHICLES
+from drivesim.models.detector import box_iou
 
 __all__ = ["Found", "Tracked", "track"]
 
@@ -111,7 +113,8 @@ def _assign(tracks: Sequence[_Track], frame: int, found: Found, groups: np.ndarr
     """Give the rows to the tracks with the largest sum of overlaps; returns the rows nobody took."""
     if not len(tracks) or not len(rows):
         return rows.tolist()
-    overlap = _overlaps(np.stack([one.at(frame) for one in tracks]), found.xyxy[rows])
+    expected = torch.from_numpy(np.stack([one.at(frame) for one in tracks]))
+    overlap = box_iou(expected, torch.from_numpy(found.xyxy[rows]).double()).numpy()
     overlap *= np.array([one.group for one in tracks])[:, None] == groups[rows][None]
     taken = set()
     for number, column in zip(*linear_sum_assignment(-overlap * (overlap >= least)), strict=True):
@@ -120,14 +123,6 @@ def _assign(tracks: Sequence[_Track], frame: int, found: Found, groups: np.ndarr
             tracks[number].see(frame, found.xyxy[row], float(found.score[row]), int(found.category[row]))
             taken.add(row)
     return [row for row in rows.tolist() if row not in taken]
-
-
-def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union (m, n)."""
-    low, high = np.maximum(first[:, None, :2], second[None, :, :2]), np.minimum(first[:, None, 2:], second[None, :, 2:])
-    both = np.clip(high - low, 0.0, None).prod(-1)
-    area = [np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(-1) for boxes in (first, second)]
-    return both / np.maximum(area[0][:, None] + area[1][None] - both, 1e-12)
 
 
 def _columns(tracks: Sequence[_Track]) -> Tracked:

@@ -14,7 +14,7 @@ import numpy as np
 from toys import write_toy_checkpoint
 
 from drivesim.labels import BoxTrack, Scenario
-from drivesim.simulation.scenario_table import Request, write_scenarios
+from drivesim.simulation.scenes.table import Request, write_scenarios
 
 COMMAND = [sys.executable, "-m", "drivesim.cli", "generate"]
 

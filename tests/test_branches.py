@@ -16,7 +16,7 @@ from drivesim.cli import main
 from drivesim.io.records import labels_of, read_records
 from drivesim.io.video import read_frames
 from drivesim.labels import BoxTrack, Scenario
-from drivesim.simulation.branches import futures, parted
+from drivesim.simulation.edits.branches import futures, parted
 
 FPS, PART_S = 7.5, 4.8
 

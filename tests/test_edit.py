@@ -30,12 +30,12 @@ from drivesim.io.video import iterate_frames
 from drivesim.labels import CATEGORIES, Boxes, BoxTrack, Branch, LabelTrack, Scenario
 from drivesim.models.detector import Detections
 from drivesim.simulation import preview
-from drivesim.simulation.edit import Changes, edited
-from drivesim.simulation.edit_measures import Side, agreement, box_measures, edge_map, layout, layout_measures, light_measures
-from drivesim.simulation.edit_picture import edit_page
-from drivesim.simulation.edit_source import exactly
-from drivesim.simulation.recorder import record
-from drivesim.simulation.scenarios import ScenarioLabels, TrackBank
+from drivesim.simulation.edits.edit import Changes, edited
+from drivesim.simulation.edits.measures import Side, agreement, box_measures, edge_map, layout, layout_measures, light_measures
+from drivesim.simulation.edits.picture import edit_page
+from drivesim.simulation.edits.source import exactly
+from drivesim.simulation.recording.recorder import record
+from drivesim.simulation.scenes.sampling import ScenarioLabels, TrackBank
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Simulator
 from drivesim.simulation.upsample import Upsampler, UpsamplerSettings

@@ -14,8 +14,8 @@ from generations import files_of, requests, started, table, toy, words
 
 from drivesim.cli import main
 from drivesim.errors import DrivesimError
-from drivesim.simulation import engines
-from drivesim.simulation.generation import Group
+from drivesim.simulation.generation import engines
+from drivesim.simulation.generation.order import Group
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'drivesim[ray]'")
 

@@ -20,10 +20,9 @@ from drivesim.io.checkpoints import WEIGHTS, file_hash
 from drivesim.io.places import Place
 from drivesim.io.records import check_records, labels_of, read_records
 from drivesim.io.video import read_frames
-from drivesim.simulation import generate, generation
 from drivesim.simulation.agreement import FILTER, Tally
-from drivesim.simulation.generate import seed_of_try
-from drivesim.simulation.generation import Order, groups, of_shard
+from drivesim.simulation.generation.maker import Maker, resolved, seed_of_try
+from drivesim.simulation.generation.order import Order, _difference, groups, of_shard
 from drivesim.simulation.simulator import Simulator
 
 
@@ -66,10 +65,10 @@ def test_a_table_becomes_a_dataset(undisturbed: Path) -> None:
 
 def test_clips_are_those_of_rollouts(toys: Path, undisturbed: Path) -> None:
     """Alone or beside others, a scenario gives the same pictures."""
-    maker = generate.Maker(order_of(toys, undisturbed))
+    maker = Maker(order_of(toys, undisturbed))
     for request in requests()[:2]:
         simulator: Simulator = maker.simulator(None)
-        alone = np.concatenate([step.frames for step in simulator.run(generate.resolved(request, maker.bank))])
+        alone = np.concatenate([step.frames for step in simulator.run(resolved(request, maker.bank))])
         kept = read_frames(undisturbed / "videos" / f"{request.scenario_id}.mp4", indices=range(len(alone)))
         assert np.abs(np.stack(list(kept)).astype(int) - alone).mean() < 6, "as good as the codec leaves it"
 
@@ -154,7 +153,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, f1: dict[int, float]) -> list[int]:
         clip.agreement.tally = Tally(right, 100 - right, 100 - right, 1)
         return bool(clip.agreement.tally.f1 >= maker.order.min_agreement)
 
-    monkeypatch.setattr(generate.Maker, "_good", good)
+    monkeypatch.setattr(Maker, "_good", good)
     return seen
 
 
@@ -232,10 +231,10 @@ def test_overwritten_it_is_that_of_a_new_place(toys: Path, tmp_path: Path) -> No
 def test_another_version_or_other_weights_are_refused(toys: Path, undisturbed: Path) -> None:
     order = order_of(toys, undisturbed)
     with pytest.raises(DrivesimError, match=r"runs drivesim .*, the generation 0\.0\.0; install the same"):
-        generate.Maker(replace(order, drivesim="0.0.0"))
+        Maker(replace(order, drivesim="0.0.0"))
     with pytest.raises(DrivesimError, match="other weights here"):
-        generate.Maker(replace(order, checkpoint_hash="0" * 64))
-    assert generation._difference(Place(undisturbed), order.identity | {"format": "x"}, order) is not None
+        Maker(replace(order, checkpoint_hash="0" * 64))
+    assert _difference(Place(undisturbed), order.identity | {"format": "x"}, order) is not None
 
 
 def test_a_damaged_part_is_named(toys: Path, tmp_path: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,9 +22,9 @@ from drivesim.io.records import labels_of, read_records
 from drivesim.io.video import SegmentedVideoWriter, VideoError, iterate_frames, probe
 from drivesim.labels import BoxTrack, Scenario
 from drivesim.simulation.preview import ContactSheet, annotate, annotated_size
-from drivesim.simulation.recorder import Progress, Recorder, RolloutStopped, check_folder, record
-from drivesim.simulation.rollout_streams import RolloutStreams
-from drivesim.simulation.scenarios import ScenarioLabels
+from drivesim.simulation.recording.recorder import Progress, Recorder, RolloutStopped, check_folder, record
+from drivesim.simulation.recording.streams import RolloutStreams
+from drivesim.simulation.scenes.sampling import ScenarioLabels
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Simulator, Step
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from drivesim.labels import Boxes, LabelTrack
-from drivesim.simulation.replay import replay
+from drivesim.simulation.scenes.replay import replay
 
 FPS = 7.5
 

@@ -35,9 +35,9 @@ from drivesim.io.checkpoints import Checkpoint, load_checkpoint
 from drivesim.io.video import count_frames, iterate_frames, probe
 from drivesim.labels import BoxTrack, Scenario
 from drivesim.simulation import preview
-from drivesim.simulation.journal import Journal
-from drivesim.simulation.recorder import RolloutStopped, finished, record
-from drivesim.simulation.rollout_folder import FolderLock
+from drivesim.simulation.recording.folder import FolderLock
+from drivesim.simulation.recording.journal import Journal
+from drivesim.simulation.recording.recorder import RolloutStopped, finished, record
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Simulator, Step
 

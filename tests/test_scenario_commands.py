@@ -12,10 +12,10 @@ from drivesim import cli
 from drivesim.io.checkpoints import load_checkpoint
 from drivesim.io.video import probe
 from drivesim.labels import BoxTrack, Scenario
-from drivesim.simulation.scenario_pictures import backdrop, frames_of
-from drivesim.simulation.scenario_sources import shown_parts
-from drivesim.simulation.scenario_table import Request, mean_vehicles, read_scenarios, write_scenarios
-from drivesim.simulation.traffic import MANOEUVRES
+from drivesim.simulation.scenes.pictures import backdrop, frames_of
+from drivesim.simulation.scenes.sources import shown_parts
+from drivesim.simulation.scenes.table import Request, mean_vehicles, read_scenarios, write_scenarios
+from drivesim.simulation.scenes.traffic import MANOEUVRES
 
 
 def say(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

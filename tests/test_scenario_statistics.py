@@ -7,7 +7,7 @@ import pytest
 from benchmark_scripts import benchmark
 
 from drivesim.labels import BoxTrack, Scenario
-from drivesim.simulation.track_bank import Drive, Trace, TrackBank
+from drivesim.simulation.scenes.track_bank import Drive, Trace, TrackBank
 
 scenarios = benchmark("scenarios")
 

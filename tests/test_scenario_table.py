@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from drivesim.errors import UsageError
 from drivesim.labels import CATEGORIES, LABELS, BoxTrack, Branch, Scenario
-from drivesim.simulation.scenario_table import Request, mean_vehicles, read_scenarios, write_scenarios
-from drivesim.simulation.traffic import make_traffic
+from drivesim.simulation.scenes.table import Request, mean_vehicles, read_scenarios, write_scenarios
+from drivesim.simulation.scenes.traffic import make_traffic
 
 FORMS = ("parquet", "csv")
 

@@ -14,8 +14,8 @@ from drivesim.io.records import read_records
 from drivesim.io.video import VideoError, write_video
 from drivesim.labels import Boxes, BoxTrack, LabelError, LabelTrack, Scenario, count_vehicles
 from drivesim.simulation.inputs import fit_frame, read_boxes, read_start
-from drivesim.simulation.scenarios import ScenarioLabels, sample_scenario, sample_tracks
-from drivesim.simulation.track_bank import BANK_FPS, TrackBank, build_bank, drive_of
+from drivesim.simulation.scenes.sampling import ScenarioLabels, sample_scenario, sample_tracks
+from drivesim.simulation.scenes.track_bank import BANK_FPS, TrackBank, build_bank, drive_of
 
 
 def recorded(seed: int, fps: float = 10.0, frames: int = 200) -> LabelTrack:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from drivesim.errors import UsageError
 from drivesim.labels import LabelError, count_vehicles
-from drivesim.simulation import traffic
-from drivesim.simulation.traffic import MANOEUVRES, Ego, Pinhole, Vehicle, make_traffic, tracks_of, visible
+from drivesim.simulation.scenes import traffic
+from drivesim.simulation.scenes.traffic import MANOEUVRES, Ego, Pinhole, Vehicle, make_traffic, tracks_of, visible
 
 CAMERA = Pinhole()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from toy_checkpoint import make_checkpoint
 
-from drivesim.simulation.track_bank import COLUMNS
+from drivesim.simulation.scenes.track_bank import COLUMNS
 
 
 def write_toy_checkpoint(folder: Path) -> Path:

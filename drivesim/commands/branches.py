@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from drivesim.commands.config import as_override
 from drivesim.errors import UsageError
 from drivesim.io.atomic import write_json
-from drivesim.simulation.branches import branch_sheet
+from drivesim.simulation.edits.branches import branch_sheet
 
 __all__ = ["DESCRIPTION", "begun_with", "run_branches"]
 

@@ -22,13 +22,13 @@ from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from drivesim.labels import LABELS, Branch
 from drivesim.simulation.agreement import FILTER, Agreement
-from drivesim.simulation.edit import Changes, Edit, edited
-from drivesim.simulation.edit_report import Comparison, write_report
-from drivesim.simulation.edit_source import Made, Original, read_original
+from drivesim.simulation.edits.edit import Changes, Edit, edited
+from drivesim.simulation.edits.report import Comparison, write_report
+from drivesim.simulation.edits.source import Made, Original, read_original
 from drivesim.simulation.inputs import read_boxes, read_start
 from drivesim.simulation.quality import qualities_of, rollout_settings
-from drivesim.simulation.recorder import RolloutStopped, check_folder, record
-from drivesim.simulation.scenarios import TrackBank
+from drivesim.simulation.recording.recorder import RolloutStopped, check_folder, record
+from drivesim.simulation.scenes.sampling import TrackBank
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Simulator, pick_device
 from drivesim.simulation.upsample import Upsampler, UpsamplerSettings

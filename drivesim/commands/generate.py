@@ -23,13 +23,13 @@ from drivesim.io.checkpoints import Checkpoint, load_checkpoint
 from drivesim.io.places import Place, fetched
 from drivesim.simulation.agreement import FILTER, ceiling
 from drivesim.simulation.device import pick_device
-from drivesim.simulation.engines import Parts, here, on_ray, on_workers
-from drivesim.simulation.generate import weights_hash
-from drivesim.simulation.generation import DESCRIPTION, Group, Order, Summary, assemble, begin, groups, missing, of_shard
+from drivesim.simulation.generation.engines import Parts, here, on_ray, on_workers
+from drivesim.simulation.generation.maker import weights_hash
+from drivesim.simulation.generation.order import DESCRIPTION, Group, Order, Summary, assemble, begin, groups, missing, of_shard
 from drivesim.simulation.inputs import read_start
 from drivesim.simulation.plan import plan_rollout
 from drivesim.simulation.quality import rollout_settings
-from drivesim.simulation.scenario_table import Request, read_scenarios
+from drivesim.simulation.scenes.table import Request, read_scenarios
 
 __all__ = ["run"]
 

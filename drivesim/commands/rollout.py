@@ -23,12 +23,12 @@ from drivesim.commands.upsample import upsampler_settings
 from drivesim.errors import UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint
 from drivesim.labels import LABELS, Scenario
-from drivesim.simulation.branches import futures
+from drivesim.simulation.edits.branches import futures
 from drivesim.simulation.inputs import read_boxes, read_start
 from drivesim.simulation.quality import rollout_settings
-from drivesim.simulation.recorder import Progress, Recording, check_folder, finished, record
-from drivesim.simulation.rollout_state import read_state
-from drivesim.simulation.scenarios import TrackBank, sample_scenario
+from drivesim.simulation.recording.recorder import Progress, Recording, check_folder, finished, record
+from drivesim.simulation.recording.state import read_state
+from drivesim.simulation.scenes.sampling import TrackBank, sample_scenario
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Simulator, pick_device
 from drivesim.simulation.upsample import Upsampler

@@ -21,7 +21,7 @@ from drivesim.commands.config import CONFIG_ERRORS, CONFIG_MODULE, check_words, 
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.records import read_records
 from drivesim.io.tables import read_header
-from drivesim.simulation.track_bank import build_bank
+from drivesim.simulation.scenes.track_bank import build_bank
 from drivesim.training.run import train
 
 __all__ = ["run"]

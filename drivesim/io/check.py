@@ -194,7 +194,8 @@ def _box_faults(records: DatasetRecords) -> Iterator[Fault]:
     shown = boxes[wrong]  # a copy, and text of every box, would take longer than all the checks
     shown = shown.assign(corners=[f"{a:g}, {b:g}, {c:g}, {d:g}" for a, b, c, d in sides[wrong].to_numpy()])
     yield from _marked(file, shown, ~finite[wrong], "x1, y1, x2, y2 must be numbers; remove the row", "corners")
-    yield from _marked(file, shown, inverted[wrong], "the box is inverted or empty (x1 < x2 and y1 < y2 are needed); swap its sides", "corners")
+    turned = "the box is inverted or empty (x1 < x2 and y1 < y2 are needed); swap its sides"
+    yield from _marked(file, shown, inverted[wrong], turned, "corners")
     yield from _marked(file, shown, outside[wrong], "the box leaves the picture (sides are 0..1 of the frame); clip it", "corners")
     unknown = ~boxes["category"].isin(CATEGORIES)
     yield from _marked(file, boxes, unknown, f"unknown category; known are {', '.join(CATEGORIES)}", "category")

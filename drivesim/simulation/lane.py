@@ -15,7 +15,7 @@ from torch import Tensor
 
 from drivesim.labels import Scenario
 from drivesim.simulation.plan import FACTOR, RolloutPlan
-from drivesim.simulation.scenarios import ScenarioLabels
+from drivesim.simulation.scenes.sampling import ScenarioLabels
 
 __all__ = ["KeyframeJournal", "Lane", "NoJournal"]
 

@@ -34,7 +34,7 @@ from drivesim.simulation.keyframes import KeyframePass
 from drivesim.simulation.lane import KeyframeJournal, Lane, NoJournal
 from drivesim.simulation.plan import FACTOR, Chunk, RolloutPlan, decode_chunks, plan_rollout
 from drivesim.simulation.quality import pass_networks
-from drivesim.simulation.scenarios import ScenarioLabels
+from drivesim.simulation.scenes.sampling import ScenarioLabels
 from drivesim.simulation.settings import RolloutSettings
 
 __all__ = ["Drive", "KeyframeJournal", "Simulator", "Step", "Stopwatch", "pick_device"]

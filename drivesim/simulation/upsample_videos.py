@@ -21,7 +21,7 @@ from drivesim.io.atomic import write_json
 from drivesim.io.checkpoints import Checkpoint
 from drivesim.io.records import DatasetRecords, header, write_records
 from drivesim.io.video import SegmentedVideoWriter, VideoInfo, iterate_frames, probe, whole_segments
-from drivesim.simulation.rollout_folder import FolderLock
+from drivesim.simulation.recording.folder import FolderLock
 from drivesim.simulation.upsample import Upsampler
 
 __all__ = ["DESCRIPTION", "upsample_dataset", "upsample_file", "upsample_video"]

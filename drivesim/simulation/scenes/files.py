@@ -1,7 +1,7 @@
 """The files of a scenario table: Parquet with nested boxes, or CSV with them in files beside it; read and written through fsspec.
 
 Both become the same ``Tables``: a dict per scenario and one table of all boxes and one of all profiles. This file knows columns and bytes;
-what a value means and which ones cannot be is known in scenario_table.py.
+what a value means and which ones cannot be is known in table.py.
 """
 
 from __future__ import annotations

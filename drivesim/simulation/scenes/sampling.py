@@ -15,7 +15,7 @@ import numpy as np
 
 from drivesim.errors import DrivesimError
 from drivesim.labels import CATEGORIES, LABELS, BoxTrack, LabelTrack, Scenario
-from drivesim.simulation.track_bank import BANK_FPS, Piece, Trace, TrackBank, build_bank, counted
+from drivesim.simulation.scenes.track_bank import BANK_FPS, Piece, Trace, TrackBank, build_bank, counted
 
 __all__ = ["ScenarioLabels", "TrackBank", "build_bank", "recrowded", "sample_scenario", "sample_tracks"]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from drivesim.simulation.edit_measures import Side
+from drivesim.simulation.edits.measures import Side
 from drivesim.simulation.preview import FONT, annotate
 
 __all__ = ["edit_page"]

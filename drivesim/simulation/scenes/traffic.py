@@ -17,7 +17,7 @@ import numpy as np
 
 from drivesim.errors import UsageError
 from drivesim.labels import MIN_VEHICLE_HEIGHT, BoxTrack, Scenario
-from drivesim.simulation.road import BEHIND, GRID_FPS, LANE, SIGHT, SIZES, Ego, Pinhole, Vehicle, drawn_size, visible
+from drivesim.simulation.scenes.road import BEHIND, GRID_FPS, LANE, SIGHT, SIZES, Ego, Pinhole, Vehicle, drawn_size, visible
 
 __all__ = ["GRID_FPS", "LANE", "MANOEUVRES", "SIGHT", "SIZES", "Ego", "Pinhole", "Vehicle", "make_traffic", "tracks_of", "visible"]
 

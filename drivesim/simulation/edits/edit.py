@@ -14,8 +14,8 @@ import numpy as np
 
 from drivesim.errors import UsageError
 from drivesim.labels import CATEGORIES, LABELS, BoxTrack, LabelTrack, Scenario, count_vehicles
-from drivesim.simulation.scenarios import TrackBank, recrowded
-from drivesim.simulation.track_bank import BANK_FPS, Trace
+from drivesim.simulation.scenes.sampling import TrackBank, recrowded
+from drivesim.simulation.scenes.track_bank import BANK_FPS, Trace
 
 __all__ = ["Changes", "Edit", "edited"]
 

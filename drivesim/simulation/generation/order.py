@@ -28,7 +28,7 @@ from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.places import Place
 from drivesim.io.records import RecordsWriter
 from drivesim.io.schemas import as_arrow, as_frame
-from drivesim.simulation.scenario_table import Request
+from drivesim.simulation.scenes.table import Request
 
 __all__ = ["Group", "Order", "Summary", "assemble", "begin", "finished", "groups", "keep", "key_of", "missing", "of_shard"]
 

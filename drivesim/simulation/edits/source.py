@@ -24,8 +24,8 @@ from drivesim.io.records import DatasetError, DatasetRecords, labels_of, read_re
 from drivesim.io.video import probe, read_frames
 from drivesim.labels import CATEGORIES, LABELS, BoxTrack, LabelTrack, Scenario
 from drivesim.simulation.inputs import fit_frame
-from drivesim.simulation.replay import replay
-from drivesim.simulation.rollout_folder import described
+from drivesim.simulation.recording.folder import described
+from drivesim.simulation.scenes.replay import replay
 
 __all__ = ["Made", "Original", "exactly", "read_original"]
 

@@ -16,8 +16,8 @@ import numpy as np
 from drivesim.io.records import labels_of, read_records
 from drivesim.io.video import read_frames
 from drivesim.labels import Branch, Scenario
-from drivesim.simulation.edit_measures import Side
-from drivesim.simulation.edit_picture import edit_page
+from drivesim.simulation.edits.measures import Side
+from drivesim.simulation.edits.picture import edit_page
 
 __all__ = ["branch_sheet", "futures", "parted"]
 

@@ -2,7 +2,7 @@
 
 Whatever stops a rollout, what was made plays, and a later run goes on behind the last closed segment. A folder that is not ours is never
 written to, and nothing that we did not write is ever removed. This file does not know networks or plans, nor how videos and tables are
-written (``rollout_streams``).
+written (``streams``).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import drivesim
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.atomic import write_json
 from drivesim.labels import LabelTrack
-from drivesim.simulation import rollout_folder as folder
 from drivesim.simulation.device import Stopwatch
-from drivesim.simulation.journal import Journal, JournalError
-from drivesim.simulation.rollout_state import RolloutState, read_state
-from drivesim.simulation.rollout_streams import RolloutStreams
+from drivesim.simulation.recording import folder
+from drivesim.simulation.recording.journal import Journal, JournalError
+from drivesim.simulation.recording.state import RolloutState, read_state
+from drivesim.simulation.recording.streams import RolloutStreams
+from drivesim.simulation.recording.timings import Timings
 from drivesim.simulation.simulator import Step
-from drivesim.simulation.timings import Timings
 
 __all__ = ["Recorder", "RolloutStopped"]
 

@@ -2,7 +2,7 @@
 
 ``Request`` is one row: a scenario, the frame rate it is wanted at, and where it starts. Every fault ends in one error that names the file,
 the row (counted from 0), the scenario and the mend. docs/scenarios.md tells the columns. This file does not know networks, or how files
-are laid out (scenario_files.py).
+are laid out (files.py).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from drivesim.errors import UsageError
 from drivesim.labels import LABELS, MIN_VEHICLE_HEIGHT, BoxTrack, LabelError, Scenario, boxes_of, count_vehicles
-from drivesim.simulation.fingerprints import hash_of, hash_of_profiles, hash_of_tracks
-from drivesim.simulation.scenario_files import BOXES, PROFILES, Tables, check_ids, load, save
-from drivesim.simulation.scenario_rows import Profiles, place_of, profiles_of, tracks_of, whole
+from drivesim.simulation.scenes.files import BOXES, PROFILES, Tables, check_ids, load, save
+from drivesim.simulation.scenes.fingerprints import hash_of, hash_of_profiles, hash_of_tracks
+from drivesim.simulation.scenes.rows import Profiles, place_of, profiles_of, tracks_of, whole
 
 __all__ = ["COUNT_FPS", "Request", "mean_vehicles", "read_scenarios", "write_scenarios"]
 

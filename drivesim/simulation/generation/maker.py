@@ -25,10 +25,10 @@ from drivesim.io.video import VideoWriter
 from drivesim.labels import Scenario
 from drivesim.simulation.agreement import BOX_COLUMNS, Agreement
 from drivesim.simulation.device import pick_device
-from drivesim.simulation.generation import Group, Order, finished, keep
+from drivesim.simulation.generation.order import Group, Order, finished, keep
 from drivesim.simulation.inputs import read_start
-from drivesim.simulation.scenario_table import Request
-from drivesim.simulation.scenarios import TrackBank, sample_scenario
+from drivesim.simulation.scenes.sampling import TrackBank, sample_scenario
+from drivesim.simulation.scenes.table import Request
 from drivesim.simulation.settings import RolloutSettings
 from drivesim.simulation.simulator import Drive, Simulator, Step
 from drivesim.simulation.upsample import Upsampler, UpsamplerSettings

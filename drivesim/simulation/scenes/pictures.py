@@ -20,8 +20,8 @@ from drivesim.io.atomic import replacing
 from drivesim.io.encoding import write_video
 from drivesim.labels import LabelTrack
 from drivesim.simulation.preview import FONT, annotate
-from drivesim.simulation.scenario_table import COUNT_FPS, Request, read_scenarios
-from drivesim.simulation.traffic import LANE, Pinhole
+from drivesim.simulation.scenes.table import COUNT_FPS, Request, read_scenarios
+from drivesim.simulation.scenes.traffic import LANE, Pinhole
 
 __all__ = ["backdrop", "frames_of", "page", "show"]
 

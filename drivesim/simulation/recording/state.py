@@ -19,8 +19,8 @@ import drivesim
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.atomic import write_json
 from drivesim.labels import LABELS, Scenario
-from drivesim.simulation.fingerprints import hash_of, hash_of_profiles, hash_of_tracks
-from drivesim.simulation.rollout_folder import STATE
+from drivesim.simulation.recording.folder import STATE
+from drivesim.simulation.scenes.fingerprints import hash_of, hash_of_profiles, hash_of_tracks
 from drivesim.simulation.simulator import Simulator
 
 __all__ = ["FORMAT", "VERSION", "RolloutState", "environment_of", "identity_of", "read_state"]

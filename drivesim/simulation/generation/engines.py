@@ -16,8 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from drivesim.errors import DrivesimError, UsageError
-from drivesim.simulation.generate import Maker, Told
-from drivesim.simulation.generation import Group, Order
+from drivesim.simulation.generation.maker import Maker, Told
+from drivesim.simulation.generation.order import Group, Order
 
 __all__ = ["Parts", "here", "on_ray", "on_workers"]
 

@@ -17,9 +17,9 @@ from drivesim.errors import UsageError
 from drivesim.io.checkpoints import load_checkpoint
 from drivesim.io.records import read_records
 from drivesim.labels import LABELS, BoxTrack, Scenario
-from drivesim.simulation.scenario_table import COUNT_FPS, Request, mean_vehicles, write_scenarios
-from drivesim.simulation.scenarios import TrackBank, build_bank, sample_scenario
-from drivesim.simulation.traffic import MANOEUVRES, make_traffic
+from drivesim.simulation.scenes.sampling import TrackBank, build_bank, sample_scenario
+from drivesim.simulation.scenes.table import COUNT_FPS, Request, mean_vehicles, write_scenarios
+from drivesim.simulation.scenes.traffic import MANOEUVRES, make_traffic
 
 __all__ = ["make", "open_bank", "sample", "shown_parts"]
 

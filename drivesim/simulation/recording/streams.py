@@ -22,7 +22,7 @@ from drivesim.io.video import SegmentedVideoWriter, read_frames, whole_segments
 from drivesim.labels import LabelTrack
 from drivesim.simulation.device import Stopwatch
 from drivesim.simulation.preview import ContactSheet, annotate, annotated_size
-from drivesim.simulation.rollout_folder import PREVIEW
+from drivesim.simulation.recording.folder import PREVIEW
 from drivesim.simulation.simulator import Step
 
 __all__ = ["RolloutStreams"]

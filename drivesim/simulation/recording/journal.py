@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drivesim.errors import DrivesimError
 from drivesim.io.atomic import replacing
-from drivesim.simulation.rollout_folder import STATE
+from drivesim.simulation.recording.folder import STATE
 
 __all__ = ["Journal", "JournalError"]
 

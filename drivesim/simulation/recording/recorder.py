@@ -1,6 +1,6 @@
 """A rollout from scenario to disk: made, recorded, and gone on with where it was cut off.
 
-``record`` joins a simulator, an optional stage that works on finished frames, and the ``Recorder`` of ``rollout_writer``. This file does
+``record`` joins a simulator, an optional stage that works on finished frames, and the ``Recorder`` of ``writer``. This file does
 not know how frames are made or what files hold.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from drivesim.labels import LABELS, Scenario
-from drivesim.simulation.rollout_folder import check_folder, clear_work, described
-from drivesim.simulation.rollout_state import RolloutState, environment_of, identity_of
-from drivesim.simulation.rollout_writer import Recorder, RolloutStopped
+from drivesim.simulation.recording.folder import check_folder, clear_work, described
+from drivesim.simulation.recording.state import RolloutState, environment_of, identity_of
+from drivesim.simulation.recording.writer import Recorder, RolloutStopped
 from drivesim.simulation.simulator import Simulator, Step
 
 __all__ = ["Progress", "Recorder", "Recording", "RolloutStopped", "Stage", "check_folder", "finished", "record"]

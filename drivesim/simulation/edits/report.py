@@ -2,7 +2,7 @@
 
 Before and after come from their videos; what an edit's labels leave to chance comes from other seeds of them, keyframes only. A recording
 is also driven again without the change, so that what the edit did stands apart from what driving again did. This file does not know how
-measures are computed (``edit_measures``), nor the command line.
+measures are computed (``measures``), nor the command line.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 from drivesim.io.atomic import replacing, write_json
 from drivesim.labels import Scenario
 from drivesim.models.detector import BoxDetector
-from drivesim.simulation.edit import Edit
-from drivesim.simulation.edit_measures import Side, agreement, box_measures, layout_measures, light_measures, watched
-from drivesim.simulation.edit_picture import edit_page
-from drivesim.simulation.edit_source import Original
+from drivesim.simulation.edits.edit import Edit
+from drivesim.simulation.edits.measures import Side, agreement, box_measures, layout_measures, light_measures, watched
+from drivesim.simulation.edits.picture import edit_page
+from drivesim.simulation.edits.source import Original
 from drivesim.simulation.simulator import Simulator
 
 __all__ = ["Comparison", "write_report"]

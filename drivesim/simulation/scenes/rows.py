@@ -12,7 +12,7 @@ import pandas as pd
 
 from drivesim.errors import UsageError
 from drivesim.labels import CATEGORIES, BoxTrack
-from drivesim.simulation.scenario_files import Tables, is_csv, sidecar
+from drivesim.simulation.scenes.files import Tables, is_csv, sidecar
 
 __all__ = ["Profiles", "place_of", "profiles_of", "tracks_of", "whole"]
 
