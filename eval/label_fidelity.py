@@ -24,6 +24,7 @@ from drivesim.io.records import DatasetRecords, labels_of
 from drivesim.io.video import VideoError
 from drivesim.labels import VEHICLES, LabelTrack
 from drivesim.models.detector import BoxDetector
+from drivesim.models.looking import fitted
 from drivesim.shapes import as_bytes, as_floats
 
 from .boxes import HEIGHT, MIN_HEIGHT, SIZES, JudgedFrame, Matches, average_precision, drive_interval, match, recall
@@ -110,13 +111,6 @@ def _judged(
             shot.drive, boxes.xyxy, boxes.ignore, vehicles.xyxy.numpy(), vehicles.score.numpy(), bool(track.boxes_known[frame]),
             float(track.values["time_of_day"][frame]), float(track.values["crowdedness"][frame]), detections.night, shot.clip_id,
         )  # fmt: skip
-
-
-def fitted(frames: np.ndarray, divisor: int) -> np.ndarray:
-    """uint8 (n, h, w, 3) -> 128 rows high, as wide as the aspect says, rounded so that the detector's strides divide it."""
-    height, width = frames.shape[1:3]
-    wide = max(divisor, round(width * HEIGHT / height / divisor) * divisor)
-    return resized(frames, int(HEIGHT), wide)
 
 
 def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
