@@ -3,10 +3,11 @@
     python benchmarks/figures.py rollouts rollouts/day rollouts/night --out docs/images/rollouts.jpg
     python benchmarks/figures.py redriven WORK/made/fast_0_65_recorded_* --out docs/images/held_out_fast.jpg
     python benchmarks/figures.py curves runs/mini --out docs/images/training.png
+    python benchmarks/figures.py sheet rollouts/futures --out docs/images/branches.jpg
     python benchmarks/figures.py upsampling SIM_512X1024 --out docs/images/upsampling.jpg
 
 ``rollouts``: two rows for each rollout, frames evenly spread over it, plain above and with boxes below. ``redriven``: a row for each of
-some clips that mini_quality made of held-out labels, frames 0, 2, 4, 6, 8, 20, 40 and 64. ``curves``: training loss
+some clips that mini_quality made of held-out labels, frames 0, 2, 4, 6, 8, 20, 40 and 64. ``sheet``: branches.png, smaller. ``curves``: training loss
 (smoothed) and validation loss of every stage in a checkpoint folder's runs/. ``upsampling``: pieces of held-out frames, from left to right
 a quarter of their size enlarged bicubically, by mini's upsampler, and as they are.
 """
@@ -51,6 +52,14 @@ def redriven(root: Path, out: Path, rows: int = 7, shown: tuple[int, ...] = (0, 
     cv2.imwrite(str(out), np.ascontiguousarray(sheet[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
+def sheet(folder: Path, out: Path, width: int = 1600) -> None:
+    """What ``drivesim rollout --branches`` drew, ``width`` pixels wide."""
+    page = cv2.imread(str(folder / "branches.png"))
+    assert page is not None, f"{folder} holds no branches.png"
+    small = cv2.resize(page, (width, round(page.shape[0] * width / page.shape[1])), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(out), small, [cv2.IMWRITE_JPEG_QUALITY, 82])
+
+
 def curves(folder: Path, out: Path) -> None:
     stages = sorted(path.parent for path in folder.glob("runs/*/metrics.csv"))
     figure = Figure(figsize=(4 * len(stages), 3), layout="constrained")
@@ -93,19 +102,15 @@ def _most_detail(detail: np.ndarray, size: tuple[int, int]) -> tuple[slice, slic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("rollouts", "redriven", "curves", "upsampling"))
+    parser.add_argument("what", choices=("rollouts", "redriven", "sheet", "curves", "upsampling"))
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     if arguments.what == "rollouts":
         rollouts(arguments.folders, arguments.out)
-    elif arguments.what == "redriven":
-        redriven(arguments.folders[0], arguments.out)
-    elif arguments.what == "upsampling":
-        upsampling(arguments.folders[0], arguments.out)
     else:
-        curves(arguments.folders[0], arguments.out)
+        {"redriven": redriven, "sheet": sheet, "upsampling": upsampling, "curves": curves}[arguments.what](arguments.folders[0], arguments.out)
 
 
 if __name__ == "__main__":
