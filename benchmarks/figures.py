@@ -7,9 +7,9 @@
     python benchmarks/figures.py upsampling SIM_512X1024 --out docs/images/upsampling.jpg
 
 ``rollouts``: two rows for each rollout, frames evenly spread over it, plain above and with boxes below. ``redriven``: a row for each of
-some clips that mini_quality made of held-out labels, frames 0, 2, 4, 6, 8, 20, 40 and 64. ``sheet``: branches.png, smaller.
-``curves``: training loss (smoothed) and validation loss of every stage in a checkpoint folder's runs/. ``upsampling``: pieces of held-out frames, from left to
-right a quarter of their size enlarged bicubically, by mini's upsampler, and as they are.
+some clips that mini_quality made of held-out labels, frames 0, 2, 4, 6, 8, 20, 40 and 64. ``sheet``: branches.png, smaller. ``curves``:
+training loss (smoothed) and validation loss of every stage in a checkpoint folder's runs/. ``upsampling``: pieces of held-out frames, from
+left to right a quarter of their size enlarged bicubically, by mini's upsampler, and as they are.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def main() -> None:
     if arguments.what == "rollouts":
         rollouts(arguments.folders, arguments.out)
     else:
-        draw: Callable[[Path, Path], None] = {"redriven": redriven, "sheet": sheet, "upsampling": upsampling, "curves": curves}[arguments.what]
-        draw(arguments.folders[0], arguments.out)
+        draw: dict[str, Callable[[Path, Path], None]] = {"redriven": redriven, "sheet": sheet, "upsampling": upsampling, "curves": curves}
+        draw[arguments.what](arguments.folders[0], arguments.out)
 
 
 if __name__ == "__main__":
