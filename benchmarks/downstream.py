@@ -1,7 +1,7 @@
 """Does training on generated clips help a detector? A few labelled clips, against the same with generated ones added.
 
     python benchmarks/downstream.py clips --out runs/downstream/generated
-    python benchmarks/downstream.py run --split val --counts 4 --seeds 100 101 --data SIM --generated runs/downstream/generated \\
+    python benchmarks/downstream.py run --split val --counts 4 --seeds 100 --data SIM --generated runs/downstream/generated \\
         --only augmented generated generated_quarter generated_half generated_first --work runs/downstream/val
     python benchmarks/downstream.py run --data SIM --held-out SIM SIM_LONG --real REAL --generated runs/downstream/generated \\
         --work runs/downstream/test
@@ -11,7 +11,7 @@
 night, and what ``downstream_arms`` adds to them. All see equally many frames in equally many steps. A seed draws the drives, the first
 weights and the order; every arm of a seed has the same ones. Each finished one is a file ``WORK/results/ARM-N-SEED.json`` and is not
 made again, so a run may be stopped at any time. How generated frames are mixed in follows from the validation split (``--val``) and
-from seeds that the table does not hold. ``table`` makes JSON, Markdown and a plot from what is there.
+a seed that the table does not hold. ``table`` makes JSON, Markdown and a plot from what is there.
 
 Simulated and recorded clips are judged apart, recorded ones that the generator was trained on apart from those that it was not. The
 detector that judges generated video (docs/model-card-detector.md) plays no part here: nothing is filtered and nothing is scored by it.
@@ -176,7 +176,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     second.add_argument("--held-out", nargs="+", type=Path, help="simulated clips to judge on; default: --data")
     second.add_argument("--split", default="test", help="split of them")
     second.add_argument("--real", type=Path, help="recorded clips to judge on: splits val and train, apart")
-    second.add_argument("--counts", nargs="+", type=int, default=[4, 24], help="labelled drives")
+    second.add_argument("--counts", nargs="+", type=int, default=[4, 10, 24], help="labelled drives")
     second.add_argument("--most", type=int, default=24, help="drives that are kept apart from added simulated ones")
     second.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     second.add_argument("--only", nargs="+", default=[], metavar="ARM", help=f"of {', '.join(ARMS)}")

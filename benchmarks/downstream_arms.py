@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ARMS", "CHOSEN", "COMPARISONS", "SHOWN", "WAYS", "Arm", "nights_of"]
+__all__ = ["ARMS", "CHOSEN", "COMPARISONS", "RUNNER_UP", "SHOWN", "WAYS", "Arm", "nights_of"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,10 @@ ARMS: dict[str, Arm] = {
 }
 WAYS = tuple(name for name, arm in ARMS.items() if arm.extra == "generated")
 CHOSEN = "generated_first"
-SHOWN = ("plain", "augmented", CHOSEN, "simulated")
-COMPARISONS = ((CHOSEN, "augmented"), ("simulated", "augmented"), ("augmented", "plain"), (CHOSEN, "simulated"))
+RUNNER_UP = "generated_quarter"
+"""Second on the validation split: shown beside the chosen way, so that nobody has to wonder whether the answer hangs on the choice."""
+SHOWN = ("plain", "augmented", CHOSEN, RUNNER_UP, "simulated")
+COMPARISONS = ((CHOSEN, "augmented"), (RUNNER_UP, "augmented"), ("simulated", "augmented"), ("augmented", "plain"), (CHOSEN, "simulated"))
 
 
 def nights_of(count: int) -> int:

@@ -62,11 +62,12 @@ AP50 in points: vehicles of at least 12 of 128 pixels, as `drivesim evaluate` ju
   boxes. A generated clip may carry what the N drives do not hold: N labelled clips and a generator that saw them alone would have less.
 - Added simulated clips are {extra} other train drives, half of them by night, {longest} frames of each at most: what as much more recording
   would bring.
-- The test drives of `{held_out}` were seen by nobody. Of the recorded clips, those of `real, seen by the generator` were among what `mini`
-  was trained on. All recorded boxes are another detector's, of few drives by day ({real}): a warning lamp, no benchmark. No recorded
-  night clip has boxes.
-- Steps are few, so that one core can train all of it. The detectors would go on learning, and longer training may rank the arms otherwise.
-- Intervals are over seeds, not over test drives.
+- The test drives of `{held_out}` were seen by nobody. Recorded clips of `real, seen by the generator` were among what `mini` was trained
+  on. All recorded boxes are another detector's, by day, and few ({real}): a warning lamp, no benchmark.
+- Steps are few, so that one core can train all of it, and what is spent on generated frames is not spent on labelled ones. The detectors
+  would go on learning, and longer training may rank the arms otherwise. Where more simulated clips bring nothing either, steps are what is
+  short and not clips.
+- Intervals are over seeds, which draw other drives (with few, one drive by night decides), and not over test drives.
 """
 
 
@@ -92,7 +93,8 @@ def tabled(rows: Sequence[Mapping[str, Any]], tried: Sequence[Mapping[str, Any]]
     told = {name: first[name] for name in (*SAME, "machine", "processor", "date")}
     return {
         **told, "values": _values(rows), "reached": _reached(rows, SHOWN), "differences": _differences(rows),
-        "ways": _reached(tried, ("augmented", *WAYS)), "runs": len(rows), "cpu_min": sum(sum(row["cpu_s"].values()) for row in rows) / 60,
+        "ways": _reached(tried, ("augmented", *WAYS)), "tried": _values(tried), "runs": len(rows),
+        "cpu_min": sum(sum(row["cpu_s"].values()) for row in rows) / 60,
         "frames": next((row["frames"]["extra"] for row in rows if row["arm"] == CHOSEN), 0),
     }  # fmt: skip
 
@@ -138,28 +140,32 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sentence(content: Mapping[str, Any]) -> str:
-    """What the target asks, in words: by night, simulated, with the fewest drives. Nothing is called a gain whose interval holds zero."""
+    """What the target asks, in words: by night, simulated, with the fewest drives first. A change whose interval holds zero is no gain."""
     at = {(cell["arm"], cell["count"]): cell for cell in content["differences"]
           if cell["exam"] == "simulated" and cell["light"] == "night" and cell["other"] == "augmented"}  # fmt: skip
     counts = sorted(count for arm, count in at if arm == CHOSEN)
     if not counts:
         return "Not measured yet."
-    few = at[CHOSEN, counts[0]]
-    met = "met" if few["mean"] >= TARGET and few["mean"] - few["half"] > 0 else "missed"
-    told = [f"By night, with {counts[0]} labelled drives, generated clips {_change(few)} (target: {TARGET:+g}, {met})"]
-    told += [f"with {count} they {_change(at[CHOSEN, count])}" for count in counts[1:]]
-    if ("simulated", counts[0]) in at:
-        told.append(f"with {counts[0]} drives, as many more simulated clips {_change(at['simulated', counts[0]])}")
-    return "; ".join(told) + "."
+    first = f"{_verdict(at[CHOSEN, counts[0]])} By night, over plain augmentation, generated clips change AP50 by"
+    told = [f"{_change(at[CHOSEN, count])} points with {count} labelled drives" for count in counts]
+    more = [f"{_change(at['simulated', count])} with {count}" for count in counts if ("simulated", count) in at]
+    beside = f" As many more simulated clips change it by {', '.join(more)}." if more else ""
+    return f"{first} {', '.join(told)} (target: {TARGET:+g} with the fewest).{beside}"
+
+
+def _verdict(cell: Mapping[str, Any]) -> str:
+    """Yes: the target is met. What is below it, or may be nothing, has other words."""
+    low, high = cell["mean"] - cell["half"], cell["mean"] + cell["half"]
+    if low > 0:
+        return "Yes, the target is met." if cell["mean"] >= TARGET else "A little: the target is missed."
+    return "No, it hurts: the target is missed." if high < 0 else "Not that it could be told: the target is missed."
 
 
 def _change(cell: Mapping[str, Any]) -> str:
     if not math.isfinite(cell["half"]):
-        return f"change AP50 over plain augmentation by {cell['mean']:+.1f} points in the one seed there is"
-    said = f"{cell['mean']:+.1f} ± {cell['half']:.1f} points"
-    if abs(cell["mean"]) <= cell["half"]:
-        return f"change AP50 over plain augmentation by {said}, which may be nothing"
-    return f"{'raise' if cell['mean'] > 0 else 'lower'} AP50 over plain augmentation by {said}"
+        return f"{cell['mean']:+.1f} (one seed)"
+    said = f"{cell['mean']:+.1f} ± {cell['half']:.1f}"
+    return said if abs(cell["mean"]) > cell["half"] else f"{said} (may be nothing)"
 
 
 def _cell(found: Mapping[str, Any] | None, sign: str = "") -> str:
@@ -172,6 +178,8 @@ def _cell(found: Mapping[str, Any] | None, sign: str = "") -> str:
 def _grid(cells: Sequence[Mapping[str, Any]], exam: str, titles: Mapping[tuple[str, ...], str], sign: str = "") -> str:
     """Rows of arms (arm,) or pairs of them (arm, other), columns of counts and lights."""
     mine, names = [cell for cell in cells if cell["exam"] == exam], ("arm", "other")
+    if all(cell["light"] != "night" for cell in mine):
+        mine = [cell for cell in mine if cell["light"] == "all"]  # nothing is known by night: all is day
     columns = sorted({(cell["count"], LIGHTS.index(cell["light"])) for cell in mine})
     titled = [f"N = {count}, {LIGHTS[light]}" for count, light in columns]
     lines = [f"| {exam} | {' | '.join(titled)} |", "|---" * (len(columns) + 1) + "|"]
@@ -189,7 +197,7 @@ def page(content: Mapping[str, Any], plot_at: str, commands: str) -> str:
     arms: dict[tuple[str, ...], str] = {(name,): ARMS[name].about for name in SHOWN}
     pairs: dict[tuple[str, ...], str] = {(arm, other): f"{arm} - {other}" for arm, other in COMPARISONS}
     counts = sorted({row["count"] for row in content["values"]})
-    asked = {exam: "{frames} frames of {drives} drives, {boxes} boxes".format(**content["exams"][exam]) for exam in exams}
+    asked = {exam: "{frames} frames, drives: {drives}, boxes: {boxes}".format(**content["exams"][exam]) for exam in exams}
     told = {name: content[name] for name in ("machine", "processor", "date", "runs", "extra", "longest", "frames", "data", "steps")}
     return PAGE.format(
         sentence=sentence(content), plot=plot_at, commands=commands, minutes=content["cpu_min"], generator=content["generator"][:8],
@@ -205,9 +213,11 @@ def _ways(content: Mapping[str, Any]) -> str:
     if not content["ways"]:
         return "Only one way was run."
     grid = _grid(content["ways"], "simulated", {(name,): ARMS[name].about for name in ("augmented", *WAYS)})
-    seeds = max(cell["seeds"] for cell in content["ways"])
-    told = f"Tried on the validation split with {seeds} other seeds; what was best by night there is what the tables above call generated"
-    return f"{told}: {ARMS[CHOSEN].about}.\n\n{grid}"
+    seeds = sorted({row["seed"] for row in content["tried"]})
+    named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    told = f"Tried on the validation split ({named}); what was best by night there is what the tables above call generated"
+    few = " One seed tells a few points, not one or two." if len(seeds) == 1 else ""
+    return f"{told}: {ARMS[CHOSEN].about}.{few}\n\n{grid}"
 
 
 def plot(content: Mapping[str, Any]) -> Figure:
@@ -225,9 +235,10 @@ def plot(content: Mapping[str, Any]) -> Figure:
         panels[1][column].axhline(0, color="0.6", linewidth=0.8)
         panels[1][column].set(xlabel="N, labelled drives (a quarter by night)", ylabel="less plain augmentation, points")
     panels[1][1].axhline(TARGET, color="0.6", linewidth=0.8, linestyle="--")
-    drawn = next((axes for axes in panels[0] if axes.get_legend_handles_labels()[0]), None)
-    if drawn is not None:
-        drawn.legend(frameon=False, fontsize="small")
+    panels[1][1].set_title("dashed: the target, with the fewest drives", fontsize="small")
+    lines = next((lines for axes in panels[0] if (lines := axes.get_legend_handles_labels())[0]), None)
+    if lines is not None:
+        figure.legend(*lines, loc="outside upper center", ncols=2, frameon=False, fontsize="small")
     return figure
 
 

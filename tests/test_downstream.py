@@ -236,25 +236,27 @@ def test_only_common_seeds_are_paired_and_what_was_not_asked_for_is_left_out() -
 
 
 @pytest.mark.parametrize(
-    ("gains", "said"),
+    ("gains", "verdict", "said"),
     [
-        ((0.05, 0.051, 0.049), "generated clips raise AP50 over plain augmentation by +5.0 ± 0.2 points (target: +3, met)"),
-        ((0.02, 0.021, 0.019), "raise AP50 over plain augmentation by +2.0 ± 0.2 points (target: +3, missed)"),
-        ((-0.05, -0.051, -0.049), "lower AP50 over plain augmentation by -5.0 ± 0.2 points (target: +3, missed)"),
-        ((0.3, -0.1, 0.0), "which may be nothing (target: +3, missed)"),
+        ((0.05, 0.051, 0.049), "Yes, the target is met.", "+5.0 ± 0.2 points with 4"),
+        ((0.02, 0.021, 0.019), "A little: the target is missed.", "+2.0 ± 0.2 points with 4"),
+        ((-0.05, -0.051, -0.049), "No, it hurts", "-5.0 ± 0.2 points with 4"),
+        ((0.3, -0.1, 0.0), "Not that it could be told", "(may be nothing) points with 4"),
     ],
 )  # fmt: skip
-def test_the_sentence_says_no_more_than_was_measured(gains: Sequence[float], said: str) -> None:
+def test_the_sentence_says_no_more_than_was_measured(gains: Sequence[float], verdict: str, said: str) -> None:
     rows = [result("augmented", seed, 0.4) for seed in range(3)]
     rows += [result(arms.CHOSEN, seed, 0.4 + gain) for seed, gain in enumerate(gains)]
     rows += [result("augmented", seed, 0.4, count=24) for seed in range(3)]
     rows += [result(arms.CHOSEN, seed, 0.9, count=24) for seed in range(3)]  # more drives are not what the target asks
-    assert said in table.sentence(table.tabled(rows))
+    told = table.sentence(table.tabled(rows))
+    assert told.startswith(verdict) and said in told and "+50.0 ± 0.0 points with 24" in told
 
 
 def test_one_seed_and_no_pair_are_told() -> None:
     pair = [result("augmented", 0, 0.2), result(arms.CHOSEN, 0, 0.3)]
-    assert "+10.0 points in the one seed there is (target: +3, missed)" in table.sentence(table.tabled(pair))
+    told = table.sentence(table.tabled(pair))
+    assert told.startswith("Not that it could be told") and "+10.0 (one seed) points with 4" in told
     assert table.sentence(table.tabled(pair[:1])) == "Not measured yet."
 
 
