@@ -208,13 +208,16 @@ def test_boxes_that_nobody_knew(weights: Path, edit: Callable[..., tuple[Path, s
 
 
 def test_begun_from_a_picture(weights: Path, base: Path, edit: Callable[..., tuple[Path, str]], tmp_path: Path) -> None:
-    """The picture gives the same clip; without it the edit starts from the clip's first frame and says so."""
+    """The picture gives the same clip, named or not; when it is gone the edit starts from the clip's first frame and says so."""
     picture = tmp_path / "start.png"
     cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 255, (32, 64, 3), dtype=np.uint8))
     words = ["rollout", "--minutes", "0.05", "--seed", "5", "--checkpoint", str(weights), "--start", str(picture), "--device", "cpu"]
     assert cli.main([*words, "--out", str(tmp_path / "begun")]) == 0
     out, _ = edit(tmp_path / "begun", "--start", str(picture))
     assert_same(tmp_path / "begun", out)
+    out, _ = edit(tmp_path / "begun")
+    assert_same(tmp_path / "begun", out)
+    picture.unlink()
     out, said = edit(tmp_path / "begun")
     assert "not the picture that it was begun from" in said and told(out, "rollout.json")["start_frames"] == 1
 

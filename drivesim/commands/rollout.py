@@ -80,7 +80,7 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
     with tqdm(total=simulator.plan(scenario).frames, unit="frame", disable=None, dynamic_ncols=True) as bar:
         made = record(
             simulator, scenario, out, start=start, overwrite=config.overwrite, resume=config.resume, stage=stage,
-            progress=lambda now: _show(bar, now), asked=_asked(config), report=_told(stage),
+            progress=lambda now: _show(bar, now), asked=_asked(config), report=_told(config, stage),
         )  # fmt: skip
     print(_summary(made, checkpoint))
     return 0
@@ -180,8 +180,10 @@ def _upsampler(config: DictConfig, checkpoint: Checkpoint, simulator: Simulator,
     return Upsampler(checkpoint, chosen, simulator.device, seed, simulator.stopwatch)
 
 
-def _told(stage: Upsampler | None) -> dict[str, Any]:
-    return {} if stage is None else {"upsampling": {**asdict(stage.settings), "network": stage.name}}
+def _told(config: DictConfig, stage: Upsampler | None) -> dict[str, Any]:
+    """What rollout.json shall say beside what the recorder knows."""
+    told: dict[str, Any] = {} if config.start is None else {"start": str(Path(config.start).resolve())}
+    return told if stage is None else {**told, "upsampling": {**asdict(stage.settings), "network": stage.name}}
 
 
 def _show(bar: tqdm, now: Progress) -> None:
