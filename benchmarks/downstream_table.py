@@ -63,11 +63,11 @@ AP50 in points: vehicles of at least 12 of 128 pixels, as `drivesim evaluate` ju
 - Added simulated clips are {extra} other train drives, half of them by night, {longest} frames of each at most: what as much more recording
   would bring.
 - The test drives of `{held_out}` were seen by nobody. Recorded clips of `real, seen by the generator` were among what `mini` was trained
-  on. All recorded boxes are another detector's, by day, and few ({real}): a warning lamp, no benchmark.
+  on. All recorded boxes are another detector's, by day, and few: a warning lamp, no benchmark.
 - Steps are few, so that one core can train all of it, and what is spent on generated frames is not spent on labelled ones. The detectors
   would go on learning, and longer training may rank the arms otherwise. Where more simulated clips bring nothing either, steps are what is
   short and not clips.
-- Intervals are over seeds, which draw other drives (with few, one drive by night decides), and not over test drives.
+- Intervals are over seeds, which draw other drives (with few, one drive by night decides), and not over test drives.{power}
 """
 
 
@@ -141,16 +141,22 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def sentence(content: Mapping[str, Any]) -> str:
     """What the target asks, in words: by night, simulated, with the fewest drives first. A change whose interval holds zero is no gain."""
-    at = {(cell["arm"], cell["count"]): cell for cell in content["differences"]
-          if cell["exam"] == "simulated" and cell["light"] == "night" and cell["other"] == "augmented"}  # fmt: skip
+    at, whole = (_over_augmented(content, light) for light in ("night", "all"))
     counts = sorted(count for arm, count in at if arm == CHOSEN)
     if not counts:
         return "Not measured yet."
-    first = f"{_verdict(at[CHOSEN, counts[0]])} By night, over plain augmentation, generated clips change AP50 by"
     told = [f"{_change(at[CHOSEN, count])} points with {count} labelled drives" for count in counts]
+    by_night = f"By night, over plain augmentation, generated clips change AP50 by {', '.join(told)} (target: {TARGET:+g} with the fewest)."
+    together = ", ".join(_change(whole[CHOSEN, count]) for count in counts)
     more = [f"{_change(at['simulated', count])} with {count}" for count in counts if ("simulated", count) in at]
     beside = f" As many more simulated clips change it by {', '.join(more)}." if more else ""
-    return f"{first} {', '.join(told)} (target: {TARGET:+g} with the fewest).{beside}"
+    return f"{_verdict(at[CHOSEN, counts[0]])} {by_night} By day and night together it is {together}.{beside}"
+
+
+def _over_augmented(content: Mapping[str, Any], light: str) -> dict[tuple[str, int], Mapping[str, Any]]:
+    """(arm, count) -> its difference to plain augmentation on simulated frames."""
+    mine = (cell for cell in content["differences"] if (cell["exam"], cell["light"], cell["other"]) == ("simulated", light, "augmented"))
+    return {(cell["arm"], cell["count"]): cell for cell in mine}
 
 
 def _verdict(cell: Mapping[str, Any]) -> str:
@@ -158,7 +164,14 @@ def _verdict(cell: Mapping[str, Any]) -> str:
     low, high = cell["mean"] - cell["half"], cell["mean"] + cell["half"]
     if low > 0:
         return "Yes, the target is met." if cell["mean"] >= TARGET else "A little: the target is missed."
-    return "No, it hurts: the target is missed." if high < 0 else "Not that it could be told: the target is missed."
+    return "No, it hurts: the target is missed." if high < 0 else "No gain was found: the target is missed."
+
+
+def _power(content: Mapping[str, Any]) -> str:
+    """Whether this many seeds could have shown a gain of the size of the target."""
+    cells = {count: cell for (arm, count), cell in _over_augmented(content, "night").items() if arm == CHOSEN}
+    wide = [f"± {cell['half']:.1f} at N = {count}" for count, cell in sorted(cells.items()) if cell["half"] > TARGET]
+    return f" By night\n  they are {', '.join(wide)}: a gain of {TARGET:g} points could not have been told from none there." if wide else ""
 
 
 def _change(cell: Mapping[str, Any]) -> str:
@@ -203,9 +216,9 @@ def page(content: Mapping[str, Any], plot_at: str, commands: str) -> str:
         sentence=sentence(content), plot=plot_at, commands=commands, minutes=content["cpu_min"], generator=content["generator"][:8],
         nights=", ".join(f"{nights_of(count)} of {count}" for count in counts), seeds=len({row["seed"] for row in content["values"]}),
         weights=f"{network['weights'] / 1e6:.2f}M weights", batch=network["batch"], **size, held_out="`, `".join(content["held_out"]),
-        real="; ".join(told for exam, told in asked.items() if exam != "simulated") or "none were shown",
         tables="\n\n".join(f"{exam}, {asked[exam]}:\n\n{_grid(content['reached'], exam, arms)}" for exam in exams),
-        differences="\n\n".join(_grid(content["differences"], exam, pairs, "+") for exam in exams), ways=_ways(content), **told,
+        differences="\n\n".join(_grid(content["differences"], exam, pairs, "+") for exam in exams), ways=_ways(content),
+        power=_power(content), **told,
     )  # fmt: skip
 
 
@@ -215,7 +228,7 @@ def _ways(content: Mapping[str, Any]) -> str:
     grid = _grid(content["ways"], "simulated", {(name,): ARMS[name].about for name in ("augmented", *WAYS)})
     seeds = sorted({row["seed"] for row in content["tried"]})
     named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    told = f"Tried on the validation split ({named}); what was best by night there is what the tables above call generated"
+    told = f"Tried on the validation split ({named}); what was best by night there is the way that was chosen"
     few = " One seed tells a few points, not one or two." if len(seeds) == 1 else ""
     return f"{told}: {ARMS[CHOSEN].about}.{few}\n\n{grid}"
 

@@ -241,7 +241,7 @@ def test_only_common_seeds_are_paired_and_what_was_not_asked_for_is_left_out() -
         ((0.05, 0.051, 0.049), "Yes, the target is met.", "+5.0 ± 0.2 points with 4"),
         ((0.02, 0.021, 0.019), "A little: the target is missed.", "+2.0 ± 0.2 points with 4"),
         ((-0.05, -0.051, -0.049), "No, it hurts", "-5.0 ± 0.2 points with 4"),
-        ((0.3, -0.1, 0.0), "Not that it could be told", "(may be nothing) points with 4"),
+        ((0.3, -0.1, 0.0), "No gain was found", "(may be nothing) points with 4"),
     ],
 )  # fmt: skip
 def test_the_sentence_says_no_more_than_was_measured(gains: Sequence[float], verdict: str, said: str) -> None:
@@ -251,12 +251,13 @@ def test_the_sentence_says_no_more_than_was_measured(gains: Sequence[float], ver
     rows += [result(arms.CHOSEN, seed, 0.9, count=24) for seed in range(3)]  # more drives are not what the target asks
     told = table.sentence(table.tabled(rows))
     assert told.startswith(verdict) and said in told and "+50.0 ± 0.0 points with 24" in told
+    assert ("could not have been told" in table._power(table.tabled(rows))) == ("may be nothing" in said)
 
 
 def test_one_seed_and_no_pair_are_told() -> None:
     pair = [result("augmented", 0, 0.2), result(arms.CHOSEN, 0, 0.3)]
     told = table.sentence(table.tabled(pair))
-    assert told.startswith("Not that it could be told") and "+10.0 (one seed) points with 4" in told
+    assert told.startswith("No gain was found") and "+10.0 (one seed) points with 4" in told
     assert table.sentence(table.tabled(pair[:1])) == "Not measured yet."
 
 
