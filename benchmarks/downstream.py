@@ -5,7 +5,9 @@
         --only augmented generated generated_quarter generated_half generated_first --work runs/downstream/val
     python benchmarks/downstream.py run --data SIM --held-out SIM SIM_LONG --real REAL --generated runs/downstream/generated \\
         --work runs/downstream/test
-    python benchmarks/downstream.py table --work runs/downstream/test --val runs/downstream/val
+    python benchmarks/downstream.py run --steps 3000 --counts 4 --seeds 0 1 2 --only augmented generated_first --data SIM \\
+        --held-out SIM SIM_LONG --generated runs/downstream/generated --work runs/downstream/long
+    python benchmarks/downstream.py table --work runs/downstream/test --val runs/downstream/val --longer runs/downstream/long
 
 ``run`` trains one small detector after the other from first weights of its own: ``--counts`` N labelled drives, a quarter of them by
 night, and what ``downstream_arms`` adds to them. All see equally many frames in equally many steps. A seed draws the drives, the first
@@ -144,7 +146,7 @@ def _same(path: Path, told: Mapping[str, Any]) -> None:
 def table(args: argparse.Namespace) -> None:
     found = rows_of(args.work)
     chosen = rows_of(args.val) if args.val else []
-    content = tabled(found, chosen)
+    content = tabled(found, chosen, rows_of(args.longer) if args.longer else [])
     for path in (args.results, args.page, args.plot):
         path.parent.mkdir(parents=True, exist_ok=True)
     args.results.write_text(json.dumps(without_nan(content), indent=1) + "\n", encoding="utf-8")
@@ -189,6 +191,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     last = parts.add_parser("table", help="table and plot from what is there")
     last.add_argument("--work", type=Path, required=True)
     last.add_argument("--val", type=Path, help="folder of a run on the validation split, by which the way of mixing was chosen")
+    last.add_argument("--longer", type=Path, help="folder of a run with more steps, told in a sentence")
     last.add_argument("--results", type=Path, default=HERE / "results" / "downstream.json")
     last.add_argument("--page", type=Path, default=HERE.parent / "docs" / "downstream.md")
     last.add_argument("--plot", type=Path, default=HERE.parent / "docs" / "images" / "downstream.png")

@@ -65,8 +65,8 @@ AP50 in points: vehicles of at least 12 of 128 pixels, as `drivesim evaluate` ju
 - The test drives of `{held_out}` were seen by nobody. Recorded clips of `real, seen by the generator` were among what `mini` was trained
   on. All recorded boxes are another detector's, by day, and few: a warning lamp, no benchmark.
 - Steps are few, so that one core can train all of it, and what is spent on generated frames is not spent on labelled ones. The detectors
-  would go on learning, and longer training may rank the arms otherwise. Where more simulated clips bring nothing either, steps are what is
-  short and not clips.
+  would go on learning, and longer training may rank the arms otherwise.{longer} Where more simulated clips bring nothing either, steps
+  are what is short and not clips.
 - Intervals are over seeds, which draw other drives (with few, one drive by night decides), and not over test drives.{power}
 """
 
@@ -87,13 +87,16 @@ def rows_of(work: Path) -> list[dict[str, Any]]:
     return found
 
 
-def tabled(rows: Sequence[Mapping[str, Any]], tried: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Everything that is shown, as plain values. tried: of the validation split."""
+def tabled(
+    rows: Sequence[Mapping[str, Any]], tried: Sequence[Mapping[str, Any]] = (), longer: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Everything that is shown, as plain values. tried: of the validation split.   longer: of more steps."""
     first = rows[0]
     told = {name: first[name] for name in (*SAME, "machine", "processor", "date")}
     return {
         **told, "values": _values(rows), "reached": _reached(rows, SHOWN), "differences": _differences(rows),
-        "ways": _reached(tried, ("augmented", *WAYS)), "tried": _values(tried), "runs": len(rows),
+        "ways": _reached(tried, ("augmented", *WAYS)), "tried": _values(tried),
+        "longer": {"steps": longer[0]["steps"], "differences": _differences(longer)} if longer else None, "runs": len(rows),
         "cpu_min": sum(sum(row["cpu_s"].values()) for row in rows) / 60,
         "frames": next((row["frames"]["extra"] for row in rows if row["arm"] == CHOSEN), 0),
     }  # fmt: skip
@@ -218,7 +221,7 @@ def page(content: Mapping[str, Any], plot_at: str, commands: str) -> str:
         weights=f"{network['weights'] / 1e6:.2f}M weights", batch=network["batch"], **size, held_out="`, `".join(content["held_out"]),
         tables="\n\n".join(f"{exam}, {asked[exam]}:\n\n{_grid(content['reached'], exam, arms)}" for exam in exams),
         differences="\n\n".join(_grid(content["differences"], exam, pairs, "+") for exam in exams), ways=_ways(content),
-        power=_power(content), **told,
+        power=_power(content), longer=_longer(content), **told,
     )  # fmt: skip
 
 
@@ -231,6 +234,15 @@ def _ways(content: Mapping[str, Any]) -> str:
     told = f"Tried on the validation split ({named}); what was best by night there is the way that was chosen"
     few = " One seed tells a few points, not one or two." if len(seeds) == 1 else ""
     return f"{told}: {ARMS[CHOSEN].about}.{few}\n\n{grid}"
+
+
+def _longer(content: Mapping[str, Any]) -> str:
+    """What more steps change by night, where that was tried."""
+    if not content["longer"]:
+        return ""
+    found = _over_augmented(content["longer"], "night").items()
+    told = [f"{_change(cell)} points with {count} drives, {cell['seeds']} seeds" for (arm, count), cell in found if arm == CHOSEN]
+    return f" In {content['longer']['steps']} steps generated clips change AP50 by night by {'; '.join(told)}."
 
 
 def plot(content: Mapping[str, Any]) -> Figure:

@@ -261,6 +261,14 @@ def test_one_seed_and_no_pair_are_told() -> None:
     assert table.sentence(table.tabled(pair[:1])) == "Not measured yet."
 
 
+def test_more_steps_are_told_where_they_were_tried() -> None:
+    few = [result("augmented", 0, 0.2), result(arms.CHOSEN, 0, 0.3)]
+    many = [result(arm, seed, value, steps=30) for arm, value in (("augmented", 0.5), (arms.CHOSEN, 0.4)) for seed in range(3)]
+    assert table._longer(table.tabled(few)) == ""
+    told = table._longer(table.tabled(few, longer=many))
+    assert "In 30 steps" in told and "-10.0 ± 0.0 points with 4 drives, 3 seeds" in told
+
+
 def test_results_of_two_kinds_make_no_table(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no finished run"):
         table.rows_of(tmp_path)
