@@ -120,10 +120,6 @@ class Maker:
             self._upsampler = Upsampler(self.checkpoint, UpsamplerSettings(**self.order.upsampling), self.device)
         return self._upsampler
 
-    def frames_of(self, request: Request) -> int:
-        """How many its clip will have."""
-        return self.simulator(request.fps).plan(request.scenario).frames
-
     def make(self, group: Group, told: Told | None = None) -> list[dict[str, Any]]:
         """Make the clips of a group that are not finished yet; returns their parts.
 
@@ -195,7 +191,8 @@ class Maker:
         simulator = self.simulator(clip.request.fps)
         track = simulator.labels(clip.scenario).at(range(clip.writer.frames), simulator.settings.fps)
         frames, boxes = rows_of(track, name, "requested")
-        boxes = boxes.assign(**{column: clip.agreement.boxes()[column].to_numpy() for column in BOX_COLUMNS})
+        found = clip.agreement.boxes()
+        boxes = boxes.assign(**{column: found[column].to_numpy() for column in BOX_COLUMNS})
         more: dict[str, Any] = {"split": "train", "source": "drivesim", "provenance": self._provenance(clip), **clip.agreement.clip()}
         height, width = clip.writer.size
         row = clip_row(track, name, video, height, width, **more)

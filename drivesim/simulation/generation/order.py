@@ -100,7 +100,7 @@ class Summary:
 
 
 def key_of(order: Order, request: Request) -> str:
-    """Names a clip's content: SHA-256 over its scenario and all that fixes its frames."""
+    """Names a clip's content: SHA-256 over its scenario and all that fixes its frames; a start is known by its path."""
     return hashlib.sha256(json.dumps([request.content, order.identity], sort_keys=True).encode()).hexdigest()
 
 
