@@ -25,6 +25,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from drivesim.datasets.clips import ClipDataset, EveryWindow, FrameReader, table_of
 from drivesim.datasets.windows import WindowSpec
 from drivesim.io.checkpoints import load_checkpoint
+from drivesim.models.frame_interpolator import FrameInterpolator
 from drivesim.shapes import as_floats, fold_time, unfold_time
 from drivesim.simulation.fill import Context
 from drivesim.simulation.plan import FACTOR
@@ -91,11 +92,15 @@ class Judge:
     def between(self, held: Held, latents: Tensor, stage: str) -> dict[str, Tensor]:
         """Windows of FACTOR + 1 frames and their latents, of which only the first and the last are used -> CANDIDATES, (b, t, 3, H, W)."""
         steps = torch.arange(FACTOR + 1, device=latents.device)
-        made = self.fill(stage, held.first, latents, steps % FACTOR == 0, held.labels)
+        network = self.simulator.interpolation
+        if isinstance(network, FrameInterpolator):
+            made = network(self.decode(latents[:, :1])[:, 0], self.decode(latents[:, -1:])[:, 0], held.labels, FACTOR + 1)
+        else:
+            made = self.decode(self.fill(stage, held.first, latents, steps % FACTOR == 0, held.labels))
         weight = (steps / FACTOR).view(-1, 1, 1, 1)
         linear = latents[:, :1] * (1 - weight) + latents[:, -1:] * weight
         copied = held.frames[:, torch.where(steps > FACTOR // 2, FACTOR, 0)]
-        return dict(zip(CANDIDATES, (self.decode(made), self.decode(linear), copied), strict=True))
+        return dict(zip(CANDIDATES, (made, self.decode(linear), copied), strict=True))
 
 
 def drive_of(dataset: ClipDataset, clip: int) -> str:

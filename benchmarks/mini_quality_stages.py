@@ -60,6 +60,11 @@ class _Maker:
     def linear(self, span: Span) -> np.ndarray:
         return self._decoded(linear_between(self._latents(span)[::FACTOR]))
 
+    def crossfade(self, span: Span) -> np.ndarray:
+        latents = self._latents(span)[::FACTOR]
+        frames = torch.cat([self.simulator.autoencoder.decode(one[None, None])[0] for one in latents])
+        return as_bytes(linear_between(frames)).permute(0, 2, 3, 1).numpy()
+
     def interpolation(self, span: Span) -> np.ndarray:
         return self._run(span, keyframes=self._latents(span)[::FACTOR])
 
@@ -80,12 +85,13 @@ class _Maker:
 
 
 RUNGS: dict[str, Callable[[_Maker, Span], np.ndarray]] = {
-    "decoder": _Maker.decoder, "linear": _Maker.linear, "interpolation": _Maker.interpolation, "everything": _Maker.everything,
+    "decoder": _Maker.decoder, "linear": _Maker.linear, "crossfade": _Maker.crossfade,
+    "interpolation": _Maker.interpolation, "everything": _Maker.everything,
 }  # fmt: skip
 
 
 def linear_between(keyframes: Tensor) -> Tensor:
-    """Latents (k, ...) -> (FACTOR * (k - 1) + 1, ...): neighbours mixed linearly in time."""
+    """Latents or frames (k, ...) -> (FACTOR * (k - 1) + 1, ...): neighbours mixed linearly in time."""
     shares = (torch.arange(FACTOR) / FACTOR).view(-1, *[1] * (keyframes.ndim - 1))
     return torch.cat([*(torch.lerp(a[None], b[None], shares.to(a)) for a, b in pairwise(keyframes)), keyframes[-1:]])
 

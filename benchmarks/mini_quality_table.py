@@ -148,8 +148,11 @@ def _guidance(found: Found) -> Iterator[Row]:
 
 def _stages(found: Found) -> Iterator[Row]:
     names = {"decoder": "latents of recordings, decoded", "linear": "recorded keyframes, latents mixed linearly",
-             "interpolation": "recorded keyframes, interpolated", "everything": "all made"}  # fmt: skip
+             "crossfade": "recorded keyframes, frames mixed linearly", "interpolation": "recorded keyframes, interpolated",
+             "everything": "all made"}  # fmt: skip
     for rung, what in names.items():
+        if rung not in found["rungs"]:  # measured by an earlier version
+            continue
         told = found["rungs"][rung]
         note = f"PSNR {told['psnr']:.1f} dB, sharpness from keyframe to keyframe {' '.join(f'{value:.4f}' for value in told['sharpness'])}"
         yield _row("stages", f"fvd_lite0, {what}", told["frechet"], note=f"{note}; N = {found['n']}, {found['quality']}")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from drivesim.io.checkpoints import Checkpoint
 from drivesim.labels import Scenario
+from drivesim.models.frame_interpolator import FrameInterpolator
 from drivesim.simulation.accelerate import accelerate
 from drivesim.simulation.plan import FACTOR, decode_chunks
 from drivesim.simulation.recording.recorder import Recorder
@@ -46,14 +47,15 @@ class Bench:
     def __init__(self, checkpoint: Checkpoint, settings: RolloutSettings, rounds: int, clock: str) -> None:
         self.checkpoint, self.settings, self.rounds, self.clock = checkpoint, settings, rounds, CLOCKS[clock]
         self.simulator = Simulator(checkpoint, settings)
-        self.window, self.reach = self.simulator.prediction.frames, self.simulator.autoencoder.receptive_frames
+        moves = isinstance(self.simulator.interpolation, FrameInterpolator)  # then keyframes are decoded, one by one
+        self.window, self.reach = self.simulator.prediction.frames, 0 if moves else self.simulator.autoencoder.receptive_frames
         plan = self.simulator.plan(Scenario(MINUTE_S))
-        chunk = min(settings.decode_frames, plan.frames)
+        chunk = 1 if moves else min(settings.decode_frames, plan.frames)
         pairs = sum(plan.level_frames(level) - 1 for level in range(plan.levels))
         self.calls = {
             "keyframes": sum(1 for _ in plan.windows()) * self._calls_of("keyframes"),
             "interpolation": pairs / settings.batch * self._calls_of("interpolation"),
-            "decode": sum(1 for _ in decode_chunks(plan.frames, chunk, self.reach)),
+            "decode": plan.keyframes if moves else sum(1 for _ in decode_chunks(plan.frames, chunk, self.reach)),
         }
         """Of network calls as ``works`` makes them, in a minute of video."""
         self.chunk = chunk
@@ -82,6 +84,9 @@ class Bench:
 
     def call(self, network: nn.Module, batch: int, frames: int) -> Work:
         """One network call over ``batch`` windows with labels and known frames."""
+        if isinstance(network, FrameInterpolator):
+            first, last = torch.randn(2, batch, 3, self.simulator.height, self.simulator.width)
+            return partial(network, first, last, self._labels(batch, frames), frames)
         x = torch.randn(batch, frames, *self.simulator.latent_shape)
         context = torch.randn(batch, frames, x.shape[2] + 2, *x.shape[3:])
         sigma, labels = torch.full((batch, frames), 0.7), self._labels(batch, frames)

@@ -20,7 +20,10 @@ from drivesim.io.checkpoints import STAGES as NETWORK_STAGES
 from drivesim.training.run import train
 from drivesim.training.stage_module import StageModule
 
-STAGES = (*NETWORKS.values(), *dict.fromkeys(FAST.values()), "4_interpolation_direct", "5_decoder", *UPSAMPLERS.values())
+STAGES = (
+    *NETWORKS.values(), *dict.fromkeys(FAST.values()), "4_interpolation_frames", "4_interpolation_direct", "5_decoder",
+    *UPSAMPLERS.values(),
+)  # fmt: skip
 PRESETS = ("toy", "mini", "rds")
 EXPERIMENTS = [*(f"{preset}/{stage}" for preset in PRESETS for stage in STAGES), "toy/detector", "mini/detector"]
 PARTS = ("module", "datamodule", "trainer", "callbacks", "loggers")
@@ -97,6 +100,10 @@ def test_rds_on_the_meta_device(stage: str):
             network = network.with_temporal(**config.preset.temporal_decoder) if stage == "5_decoder" else network
             assert network.decode(torch.empty(1, 6, 4, 16, 32)).shape == (1, 6, 3, 128, 256)
             return
+        if stage == "4_interpolation_frames":
+            network = instantiate(config.module.network, _convert_="all")
+            assert network(*torch.empty(2, 1, 3, 128, 256), None, config.datamodule.frames).shape == (1, 5, 3, 128, 256)
+            return
         node = composed(f"rds/{stage.removesuffix('_fast')}").module.network if stage in FAST.values() else config.module.network
         upsamples = stage in UPSAMPLERS.values()
         if "folder" in node.image:
@@ -115,7 +122,7 @@ def test_toy_from_clips_to_a_checkpoint_folder(first_stage: str, clips: Path, tm
     """The five commands of the README, two steps each."""
     quick = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1", "module.optimization.warmup_steps=1"]
     for stage in STAGES:
-        one_call = stage in ("1_autoencoder", "5_decoder") or stage.endswith(("_fast", "_direct"))
+        one_call = stage in ("1_autoencoder", "5_decoder") or stage.endswith(("_fast", "_direct", "_frames"))
         sampling = [] if one_call else ["module.sampling_steps=2"]
         config = composed(f"toy/{stage}", f"first_stage={first_stage}", *quick, *sampling, data=str(clips), out=str(tmp_path))
         assert train(**built(config), max_minutes=config.max_minutes) == tmp_path

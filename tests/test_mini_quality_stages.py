@@ -32,7 +32,7 @@ def test_each_rung_makes_more_of_the_picture(bench: Any) -> None:
     assert list(rungs) == ["recorded", *stages.RUNGS] and found["n"] == 2 and found["spans"] == 2
     assert all(len(told[name]) == 4 for told in rungs.values() for name in ("sharpness", "change"))
     rows = list(table._stages(found))
-    assert len(rows) == 4 and all(row.value is not None and row.met is None for row in rows)
+    assert len(rows) == 5 and all(row.value is not None and row.met is None for row in rows)
 
 
 def test_rungs_keep_what_is_given(bench: Any) -> None:
@@ -44,7 +44,7 @@ def test_rungs_keep_what_is_given(bench: Any) -> None:
     assert {frames.shape for frames in shown.values()} == {(17, 32, 64, 3)} and all(frames.dtype == np.uint8 for frames in shown.values())
     simulator.autoencoder.decoder_temporal = torch.nn.ModuleList()  # so that neighbours do not matter to a decoded keyframe
     shown = {name: rung(maker, span) for name, rung in stages.RUNGS.items()}
-    for name in ("linear", "interpolation"):
+    for name in ("linear", "crossfade", "interpolation"):
         np.testing.assert_array_equal(shown[name][::4], shown["decoder"][::4])
     assert not np.array_equal(shown["everything"][0], shown["decoder"][0])
 

@@ -11,6 +11,7 @@ from drivesim.diffusion.noise import zero_terminal_cosine
 from drivesim.diffusion.objective import EndPoints, FirstFrames, LowFrames
 from drivesim.io.checkpoints import UPSAMPLERS, Checkpoint, load_checkpoint, save_network, save_settings
 from drivesim.models.autoencoder import Autoencoder, IdentityAutoencoder
+from drivesim.models.frame_interpolator import FrameInterpolator
 from drivesim.models.unet import ImageUNet
 from drivesim.models.video_unet import VideoUNet
 
@@ -70,6 +71,20 @@ def make_fast(folder: Path, interpolation: dict[str, object] | None = None) -> C
     told = {"image_fast": frames, "prediction_fast": frames, "interpolation_fast": noise | between}
     save_settings(folder, {**load_checkpoint(folder).settings, **told})
     return load_checkpoint(folder)
+
+
+def make_moving(folder: Path) -> Checkpoint:
+    """Replace the interpolation network by one that moves frames."""
+    torch.manual_seed(3)
+    network = toy_interpolator()
+    _shake(network)
+    save_network(folder / "interpolation", network, {"stage": "toy"})
+    save_settings(folder, {**load_checkpoint(folder).settings, "interpolation": {"calls": 1, "noise": 0.0}})
+    return load_checkpoint(folder)
+
+
+def toy_interpolator() -> FrameInterpolator:
+    return FrameInterpolator(8, (1, 2), 1, (2,), head_channels=8, embedding=16)
 
 
 def _image(channels: int) -> ImageUNet:

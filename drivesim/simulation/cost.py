@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from drivesim.diffusion.denoiser import window_denoiser
 from drivesim.diffusion.frame_mask import Known, LowResolution
 from drivesim.io.checkpoints import Checkpoint
+from drivesim.models.frame_interpolator import FrameInterpolator
 from drivesim.models.video_unet import FrameByFrame, VideoUNet
 from drivesim.recipes import build
 from drivesim.simulation.accelerate import HEAVY, PRECISIONS
@@ -114,11 +115,21 @@ class Costs:
 
     def interpolation(self, batch: int = 1) -> Call:
         """Windows between ``batch`` pairs of neighbours."""
-        return self._windows("interpolation", batch, FACTOR + 1)
+        name = self.serving["interpolation"].name
+        network = self.networks[name]
+        if not isinstance(network, FrameInterpolator):
+            return self._windows("interpolation", batch, FACTOR + 1)
+        ends = (batch, 3, *self.frame_shape)
+        return self._once((name, batch), lambda: network(torch.zeros(ends), torch.zeros(ends), None, FACTOR + 1))
+
+    @property
+    def moves(self) -> bool:
+        """Interpolation moves frames: keyframes are decoded one by one, and nothing after them."""
+        return self.interpolates and isinstance(self.networks[self.serving["interpolation"].name], FrameInterpolator)
 
     def decode(self, frames: int = 1) -> Call:
         """A chunk of ``frames``, and what the decoder looks at around it."""
-        reach = int(self.autoencoder.receptive_frames)
+        reach = 0 if self.moves else int(self.autoencoder.receptive_frames)
         latents = (1, reach + frames + reach, *self.latent_shape)
         return self._once(("decode", frames), lambda: self.autoencoder.decode(torch.zeros(latents), slice(reach, reach + frames)))
 
@@ -148,7 +159,7 @@ class Costs:
 
     def live(self) -> int:
         """Bytes alive at once in the pass that needs most, with the sizes of the settings."""
-        passes = [self.image().live, self.keyframes().live, self.decode_live(self.settings.decode_frames)]
+        passes = [self.image().live, self.keyframes().live, self.decode_live(1 if self.moves else self.settings.decode_frames)]
         passes += [self.interpolation_live(self.settings.batch)] if self.interpolates else []
         return max(passes + ([self.enlarge(self.upsampling.tile).live] if self.upsampling is not None else []))
 
@@ -175,7 +186,7 @@ class Costs:
         result["keyframes"] = sum(1 for _ in plan.windows()) * steps["keyframes"] * self.keyframes().flop
         if pairs:
             result["interpolation"] = pairs * steps["interpolation"] * self.interpolation().flop
-        result["decode"] = self._decoding(plan.frames)
+        result["decode"] = self._decoding(plan.keyframes if self.moves else plan.frames)
         if self.upsampling is not None:
             result["upsampling"] = self._enlarging(plan.frames, self.upsampling)
         return result
@@ -183,6 +194,8 @@ class Costs:
     def _decoding(self, frames: int) -> float:
         """Every frame once, and at the borders of chunks what is only looked at: half of that of ``decode`` on each side, where there is
         something."""
+        if self.moves:
+            return frames * self.decode(1).flop
         reach = int(self.autoencoder.receptive_frames)
         chunks = decode_chunks(frames, self.settings.decode_frames, reach)
         sides = sum(chunk.last_in - chunk.last + chunk.first - chunk.first_in for chunk in chunks) / max(reach, 1)

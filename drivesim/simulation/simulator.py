@@ -1,8 +1,9 @@
 """Scenario -> iterator of frames and labels.
 
 ``Simulator.run`` walks the plan: a first frame, keyframe windows (S = 1, then S = 2 again and again), interpolation between neighbours,
-decoding in overlapping chunks. Each pass is an iterator over the one before it; context stays in latents, and only the latents that a
-later call still needs are kept, so memory does not grow with minutes. A rollout may begin at any frame: keyframes come from a journal
+decoding in overlapping chunks; where interpolation is by motion it works on frames, so keyframes are decoded before it, and nothing after
+it. Each pass is an iterator over the one before it; context stays in latents, and only what a later call still needs is kept, so memory
+does not grow with minutes. A rollout may begin at any frame: keyframes come from a journal
 where it has them, and every later pass starts at an absolute position, so the frames are those of a rollout from the beginning, to the
 bit. This file does not know files, videos or progress bars.
 
@@ -24,6 +25,7 @@ from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import Checkpoint
 from drivesim.labels import LabelTrack, Scenario
 from drivesim.models.autoencoder import Autoencoder, IdentityAutoencoder
+from drivesim.models.frame_interpolator import FrameInterpolator
 from drivesim.models.unet import ImageNetwork
 from drivesim.models.video_unet import FrameByFrame, VideoUNet
 from drivesim.shapes import as_bytes, as_floats
@@ -70,7 +72,9 @@ class Simulator:
         self.autoencoder: Autoencoder | IdentityAutoencoder = self._network("autoencoder", Autoencoder, IdentityAutoencoder)
         self.image = FrameByFrame(self._network(self.networks["image"].name, ImageNetwork))
         self.prediction: VideoUNet = self._network(self.networks["keyframes"].name, VideoUNet)
-        self.interpolation: VideoUNet | None = self._network(self.networks["interpolation"].name, VideoUNet) if between else None
+        self.interpolation: VideoUNet | FrameInterpolator | None = (
+            self._network(self.networks["interpolation"].name, VideoUNet, FrameInterpolator) if between else None
+        )
         size = self.autoencoder.downsample
         self.latent_shape = (self.autoencoder.latent_channels, self.height // size, self.width // size)
 
@@ -90,12 +94,17 @@ class Simulator:
         network = {"image": self.image, "keyframes": self.prediction, "interpolation": self.interpolation}[kind]
         if network is None:
             raise DrivesimError("this simulator was built for keyframes only")
+        if isinstance(network, FrameInterpolator):
+            raise DrivesimError(f"the {kind} network of this checkpoint moves frames, it makes no latents")
         return self.networks[kind].filler(self.device)(network, stage, seeds, windows, shape, labels, self.how[kind], context)
 
     def passes(self) -> dict[str, dict[str, Any]]:
         """Pass -> the network that serves it, its sampler and network calls a window, for people and rollout.json."""
         names = {kind: network.name for kind, network in self.networks.items()}
-        return {kind: {"network": names[kind], "sampler": how.sampler, "steps": how.steps} for kind, how in self.how.items()}
+        samplers = {kind: how.sampler for kind, how in self.how.items()}
+        if isinstance(self.interpolation, FrameInterpolator):
+            samplers["interpolation"] = "motion"
+        return {kind: {"network": names[kind], "sampler": samplers[kind], "steps": how.steps} for kind, how in self.how.items()}
 
     def plan(self, scenario: Scenario, given: int = 1) -> RolloutPlan:
         """The integers of a rollout of ``scenario``; given: keyframes that it starts from.
@@ -192,22 +201,34 @@ class _Run:
 
     @torch.inference_mode()
     def steps(self, first_frame: int) -> Iterator[Step]:
-        chunks = decode_chunks(self.plan.frames, self.settings.decode_frames, self.simulator.autoencoder.receptive_frames, first_frame)
+        moved = isinstance(self.simulator.interpolation, FrameInterpolator)
+        reach = 0 if moved else self.simulator.autoencoder.receptive_frames
+        chunks = decode_chunks(self.plan.frames, self.settings.decode_frames, reach, first_frame)
         chunk = next(chunks, None) if first_frame < self.plan.frames else None
         if chunk is None:
             return
         begin = self.plan.restart(chunk.first_in)
-        latents = self.keyframes.pieces(self.row, begin)
+        pieces = self.keyframes.pieces(self.row, begin)
+        if moved:
+            pieces = self._shown(pieces)
         for level in range(self.plan.levels):
-            latents = self._interpolated(latents, level, begin * FACTOR**level)
-        for one, frames in self._decoded(latents, begin * FACTOR**self.plan.levels, chain([chunk], chunks)):
+            pieces = self._interpolated(pieces, level, begin * FACTOR**level)
+        finish = self._checked if moved else self._decoded
+        for one, part in self._cut(pieces, begin * FACTOR**self.plan.levels, chain([chunk], chunks)):
             first = max(one.first, first_frame)
-            yield Step(frames[first - one.first :], self.lane.labels.at(range(first, one.last), self.plan.fps), first)
+            yield Step(finish(part, one)[first - one.first :], self.lane.labels.at(range(first, one.last), self.plan.fps), first)
 
-    # interpolation
+    def _shown(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Keyframes as frames (n, 3, H, W): each decoded by itself, so that it is the same wherever a rollout begins."""
+        for piece in pieces:
+            with self.timed("decode"):
+                frames = torch.cat([self.simulator.autoencoder.decode(latents[None, None])[0] for latents in piece])
+            yield frames
+
+    # interpolation, of latents or of frames
 
     def _interpolated(self, pieces: Iterator[Tensor], level: int, begin: int) -> Iterator[Tensor]:
-        """Frames of level + 1 in pieces, from the frames of ``level``, of which ``begin`` is the first to come."""
+        """What is at level + 1 in pieces, from the pieces of ``level``, of which ``begin`` is the first to come."""
         total, made, last = self.plan.level_frames(level), begin + 1, next(pieces)
         yield last
         for piece in pieces:
@@ -220,35 +241,44 @@ class _Run:
     def _between(self, ends: Tensor, first: int, level: int) -> Tensor:
         """(n + 1, c, h, w) neighbours of ``level``, the first one being its frame ``first`` -> (4 n, c, h, w): all that follows it."""
         count, size = len(ends) - 1, FACTOR + 1
-        fps, numbers = self.plan.level_fps(level + 1), range(first, first + count)
         with self.timed("interpolation"):
             rows = FACTOR * np.arange(count)[:, None] + np.arange(size)  # neighbouring windows share their ends
-            told = self.lane.told(range(FACTOR * first, FACTOR * (first + count) + 1), fps, rows)
+            told = self.lane.told(range(FACTOR * first, FACTOR * (first + count) + 1), self.plan.level_fps(level + 1), rows)
             labels = {name: label.to(ends.device) for name, label in told.items()}
-            values = ends.new_zeros(count, size, *ends.shape[1:])
-            values[:, 0], values[:, -1] = ends[:-1], ends[1:]
-            mask = torch.zeros(count, size, dtype=torch.bool, device=ends.device)
-            mask[:, [0, -1]] = True
-            stage, context = f"interpolation_{level + 1}", Context(values, mask)
-            seeds = self.lane.seeds(stage, numbers)
-            latents = self.simulator.fill(stage, seeds, numbers, values.shape[1:], labels, context)
-        return latents[:, 1:].flatten(0, 1)
+            network = self.simulator.interpolation
+            if isinstance(network, FrameInterpolator):
+                made = network(ends[:-1], ends[1:], labels, size)
+            else:
+                made = self._sampled_between(ends, range(first, first + count), f"interpolation_{level + 1}", labels)
+        return made[:, 1:].flatten(0, 1)
 
-    # decoding
+    def _sampled_between(self, ends: Tensor, numbers: range, stage: str, labels: dict[str, Tensor]) -> Tensor:
+        values = ends.new_zeros(len(numbers), FACTOR + 1, *ends.shape[1:])
+        values[:, 0], values[:, -1] = ends[:-1], ends[1:]
+        mask = torch.zeros(values.shape[:2], dtype=torch.bool, device=ends.device)
+        mask[:, [0, -1]] = True
+        seeds = self.lane.seeds(stage, numbers)
+        return self.simulator.fill(stage, seeds, numbers, values.shape[1:], labels, Context(values, mask))
 
-    def _decoded(self, pieces: Iterator[Tensor], begin: int, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, np.ndarray]]:
-        """Frames in chunks, as soon as the latents that a chunk looks at exist; ``begin`` is the first latent to come."""
-        kept, offset = next(pieces), begin  # latents offset .. offset + len(kept) - 1
+    # finished frames
+
+    @staticmethod
+    def _cut(pieces: Iterator[Tensor], begin: int, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, Tensor]]:
+        """What a chunk looks at, as soon as all of it exists; ``begin`` is the first to come."""
+        kept, offset = next(pieces), begin  # offset .. offset + len(kept) - 1
         for chunk in chunks:
             while offset + len(kept) < chunk.last_in:
                 kept = torch.cat([kept, next(pieces)])
             kept, offset = kept[chunk.first_in - offset :], chunk.first_in
-            yield chunk, self._frames(kept[: chunk.last_in - chunk.first_in].clone(), chunk)
+            yield chunk, kept[: chunk.last_in - chunk.first_in].clone()
 
-    def _frames(self, latents: Tensor, chunk: Chunk) -> np.ndarray:
+    def _decoded(self, latents: Tensor, chunk: Chunk) -> np.ndarray:
         with self.timed("decode"):
-            frames = self.simulator.autoencoder.decode(latents[None], chunk.kept)[0]
-            if not torch.isfinite(frames).all():
-                where = f"frames {chunk.first} to {chunk.last - 1} ({chunk.first / self.plan.fps:.1f} s)"
-                raise DrivesimError(f"the decoder made non-finite {where}; try --device cpu or another seed, or check the autoencoder")
-            return as_bytes(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            return self._checked(self.simulator.autoencoder.decode(latents[None], chunk.kept)[0], chunk)
+
+    def _checked(self, frames: Tensor, chunk: Chunk) -> np.ndarray:
+        """(n, 3, H, W) in [-1, 1] -> uint8 (n, H, W, 3), if they are numbers."""
+        if not torch.isfinite(frames).all():
+            where = f"frames {chunk.first} to {chunk.last - 1} ({chunk.first / self.plan.fps:.1f} s)"
+            raise DrivesimError(f"the decoder made non-finite {where}; try --device cpu or another seed, or check the autoencoder")
+        return as_bytes(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy()

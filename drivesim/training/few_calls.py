@@ -137,7 +137,7 @@ class FewCallModule(DiffusionModule):
         latents, labels = self.latents(batch), batch["labels"]
         policy = self.objective.known_policy
         if float(torch.rand((), generator=draws)) < self.single_frames:
-            latents, labels = single_frames(latents, labels, draws)
+            latents, labels = single_frames(latents, labels)
             policy = self.single_frame_objective.known_policy
         labels = drop_labels(labels, self.label_dropout, draws)
         known = policy.draw(latents, draws)

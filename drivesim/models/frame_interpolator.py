@@ -1,0 +1,172 @@
+"""Frames between two known frames, by motion: both are warped to where their contents are in between, mixed, and mended.
+
+Where a vehicle moves, its box track says; where everything else moves, a U-Net does, looking at both frames. Pictures are moved, not made
+anew, so what lies between is as sharp as the known frames and costs a fraction of sampling and decoding it. (Motion and occlusion by a
+U-Net: Jiang et al. 2018, "Super SloMo"; Huang et al. 2022, "RIFE".) This file does not know latents, noise, or where frames come from.
+
+    B windows   T frames of a window, the first and the last known   M = T - 2   F = B * M   H, W frame size
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from drivesim.models.conditioning import RASTER_CHANNELS, raster_boxes
+from drivesim.models.unet import ImageUNet
+from drivesim.recipes import recipe
+from drivesim.shapes import unfold_time
+
+__all__ = ["FrameInterpolator", "box_motion", "warped"]
+
+Labels = Mapping[str, Tensor]
+
+CHANNELS = 8
+"""Of the U-Net. In: both known frames, the place in time, 1. Out: motion to either (2 + 2), whom to trust (1), what is to be mended (3)."""
+MOTION_CHANNELS = 2 * 3
+"""Of what boxes say, for each known frame: motion x, y in units of ``REACH``, and where they say it."""
+REACH = 8.0
+"""Pixels of motion for one unit of the U-Net's output."""
+ONE_SIDED = 4.0
+"""How strongly a vehicle that has a box in one known frame alone is taken from there, in logits."""
+
+
+class FrameInterpolator(nn.Module):
+    """Frames between two known ones, in one call without noise. New, it moves boxes along their tracks and mixes the rest in time.
+
+    Args:
+        base, multipliers, blocks, attention, head_channels, embedding: of the U-Net, see ``ImageUNet``.
+        stem: space-to-depth before it; motion is one vector for each ``stem`` x ``stem`` pixels.
+        labels: scalar labels that it is told of the frames in between.
+    """
+
+    def __init__(
+        self, base: int = 32, multipliers: tuple[int, ...] = (1, 2, 3, 4), blocks: int = 1, attention: tuple[int, ...] = (4, 8),
+        head_channels: int = 32, embedding: int = 128, stem: int = 4,
+        labels: tuple[str, ...] = ("ego_speed_mps", "ego_yaw_rate_radps", "fps"),
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.recipe = recipe(
+            self, base=base, multipliers=multipliers, blocks=blocks, attention=attention, head_channels=head_channels, embedding=embedding,
+            stem=stem, labels=labels,
+        )  # fmt: skip
+        self.stem = stem
+        self.motion = ImageUNet(
+            CHANNELS, base, multipliers, blocks, attention, head_channels, embedding, labels, boxes=True, stem=stem,
+            context_channels=MOTION_CHANNELS + 2 * RASTER_CHANNELS,
+        )  # fmt: skip
+
+    def forward(self, first: Tensor, last: Tensor, labels: Labels | None = None, frames: int = 5) -> Tensor:
+        """first, last (B, 3, H, W) in [-1, 1]; labels of (B, T) frames, or None -> (B, T, 3, H, W), the known frames as they are.
+
+        Args:
+            frames: T; evenly spaced in time.
+
+        Raises:
+            ValueError: T below 3, or H or W not divisible as the U-Net needs it.
+        """
+        if frames < 3:
+            raise ValueError(f"there is nothing between the ends of {frames} frames")
+        place = (torch.arange(1, frames - 1, device=first.device, dtype=torch.float32) / (frames - 1)).repeat(len(first))
+        before, after = (end.repeat_interleave(frames - 2, dim=0) for end in (first, last))
+        said = _said(labels, len(first), frames, (first.shape[-2], first.shape[-1])).to(first.device)
+        plane = torch.ones_like(before[:, :1])
+        x = torch.cat([before, after, place[:, None, None, None] * plane, plane], dim=1)
+        out = self.motion(x, place, _middle(labels), self._told(said, labels, frames)).float()
+        made = self._composed(before.float(), after.float(), out, said, place)
+        return torch.cat([first[:, None], unfold_time(made, frames - 2), last[:, None]], dim=1)
+
+    def _told(self, said: Tensor, labels: Labels | None, frames: int) -> Tensor:
+        """What boxes say of motion, and the boxes of both known frames, in cells of the stem: (F, K, H / stem, W / stem)."""
+        scale = said.new_tensor([1 / REACH, 1 / REACH, 1.0])[:, None, None]
+        moves = nnf.avg_pool2d((said * scale).flatten(1, 2), self.stem)
+        if labels is None or "boxes" not in labels:
+            return torch.cat([moves, moves.new_zeros(len(moves), 2 * RASTER_CHANNELS, *moves.shape[-2:])], dim=1)
+        rasters = [
+            raster_boxes(labels["boxes"][:, end], labels["boxes_known"][:, end], *moves.shape[-2:]).to(moves) for end in (0, frames - 1)
+        ]
+        return torch.cat([moves, *(raster.repeat_interleave(frames - 2, dim=0) for raster in rasters)], dim=1)
+
+    def _composed(self, first: Tensor, last: Tensor, out: Tensor, said: Tensor, place: Tensor) -> Tensor:
+        """Warp, mix and mend. out: of the U-Net, (F, 8, H, W).   said: see ``_said``.   place: (F,) in 0..1."""
+        coarse = nnf.avg_pool2d(out[:, :4], self.stem)
+        learned = nnf.interpolate(coarse, scale_factor=float(self.stem), mode="bilinear", align_corners=False)
+        motion = REACH * learned.unflatten(1, (2, 2)) + said[:, :, :2]
+        sides = [warped(frame, motion[:, end]) for end, frame in enumerate((first, last))]
+        even = torch.log(place / (1 - place))[:, None, None, None]
+        trust = torch.sigmoid(even + ONE_SIDED * (said[:, 1, 2:] - said[:, 0, 2:]) + out[:, 4:5])
+        return torch.lerp(sides[0], sides[1], trust) + out[:, 5:]
+
+
+def warped(frames: Tensor, motion: Tensor) -> Tensor:
+    """Take every pixel from where ``motion`` points.
+
+    Args:
+        frames: (f, c, H, W).   motion: (f, 2, H, W), x and y in pixels; beyond the border, the border is taken.
+    """
+    height, width = frames.shape[-2:]
+    x = torch.arange(width, device=frames.device) + motion[:, 0]
+    y = torch.arange(height, device=frames.device)[:, None] + motion[:, 1]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    return nnf.grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def box_motion(boxes: np.ndarray, other: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Where the pixels of boxes lie in another frame: each keeps its place within its box, nearer boxes hide farther ones.
+
+    Args:
+        boxes: (n, 6) category (-1 = empty row), x1, y1, x2, y2 in 0..1, track_id; nearest last.   other: the same of the other frame.
+        size: (H, W).
+
+    Returns:
+        float32 (3, H, W): motion x, y in pixels from here to there, and 1 where a box with that track is in both frames.
+    """
+    height, width = size
+    said = np.zeros((3, height, width), np.float32)
+    there = {row[5]: row for row in other if row[0] >= 0}
+    for box in boxes:
+        if box[0] < 0:
+            continue
+        left, right = (math.ceil(min(max(edge, 0), 1) * width - 0.5) for edge in (box[1], box[3]))
+        top, bottom = (math.ceil(min(max(edge, 0), 1) * height - 0.5) for edge in (box[2], box[4]))
+        if right <= left or bottom <= top:
+            continue
+        match = there.get(box[5])
+        if match is None:
+            said[:, top:bottom, left:right] = 0  # it hides what is behind, and says nothing itself
+            continue
+        said[0, top:bottom, left:right] = _along((np.arange(left, right) + 0.5) / width, box[1::2][:2], match[1::2][:2]) * width
+        said[1, top:bottom, left:right] = _along((np.arange(top, bottom) + 0.5) / height, box[2:5:2], match[2:5:2])[:, None] * height
+        said[2, top:bottom, left:right] = 1
+    return said
+
+
+def _along(place: np.ndarray, span: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Steps that lead from places within ``span`` (low, high) to the same share of ``target``."""
+    share = (place - span[0]) / max(span[1] - span[0], 1e-9)
+    moved: np.ndarray = target[0] + share * (target[1] - target[0]) - place
+    return moved
+
+
+def _said(labels: Labels | None, count: int, frames: int, size: tuple[int, int]) -> Tensor:
+    """``box_motion`` from every frame in between to the first and to the last: (F, 2, 3, H, W); on the CPU, where painting is done."""
+    said = np.zeros((count, frames - 2, 2, 3, *size), np.float32)
+    if labels is not None and "boxes" in labels:
+        boxes, known = labels["boxes"].float().cpu().numpy(), labels["boxes_known"].bool().cpu().numpy()
+        for window in range(count):
+            for frame in range(1, frames - 1):
+                for side, end in enumerate((0, frames - 1)):
+                    if known[window, frame] and known[window, end]:
+                        said[window, frame - 1, side] = box_motion(boxes[window, frame], boxes[window, end], size)
+    return torch.from_numpy(said).flatten(0, 1)
+
+
+def _middle(labels: Labels | None) -> dict[str, Any] | None:
+    """Labels of the frames in between, (F, ...)."""
+    return None if labels is None else {name: value[:, 1:-1].flatten(0, 1) for name, value in labels.items()}

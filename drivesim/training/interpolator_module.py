@@ -1,0 +1,93 @@
+"""Training frames between frames by motion: what is made is held against what was filmed, in pixels and as a perceptual distance.
+
+This file does not know diffusion, latents, configuration or how windows are read.
+
+Legend: B batch   T frames   M = T - 2   H, W height and width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from drivesim.models.conditioning import drop_labels
+from drivesim.models.frame_interpolator import FrameInterpolator
+from drivesim.shapes import as_floats, fold_time
+from drivesim.training.learning_rate import Optimization
+from drivesim.training.stage_module import Batch, Part, StageModule
+
+__all__ = ["InterpolatorModule"]
+
+
+class InterpolatorModule(StageModule):
+    """Train a FrameInterpolator on windows of frames (b, t, 3, H, W), of which it is shown the first and the last.
+
+    Args:
+        network: the interpolator.   optimization, ema_decay, seed: see StageModule.
+        perceptual: distance of folded frames, or None.   perceptual_weight: beside the L1 distance, whose weight is 1.
+        label_dropout: probability of dropping each label; None = that of ``models.conditioning``.
+    """
+
+    def __init__(
+        self, network: FrameInterpolator, optimization: Optimization, ema_decay: float = 0.999, seed: int = 0,
+        perceptual: nn.Module | None = None, perceptual_weight: float = 0.5, label_dropout: Mapping[str, float] | float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(network, optimization, ema_decay, seed, helpers=("perceptual",))
+        self.perceptual, self.perceptual_weight, self.label_dropout = perceptual, perceptual_weight, label_dropout
+
+    def parts(self) -> dict[str, Part]:
+        return {"interpolation": Part("average.", self.average)}
+
+    def settings(self) -> dict[str, Any]:
+        """One call, from no noise, whichever quality is asked for."""
+        return {"interpolation": {"calls": 1, "noise": 0.0}}
+
+    # steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        frames = as_floats(batch["frames"])
+        labels = drop_labels(batch["labels"], self.label_dropout, self.draws("train", self.batches))
+        terms = self._distances(self.network(frames[:, 0], frames[:, -1], labels, frames.shape[1]), frames)
+        loss = sum(terms.values(), start=frames.new_zeros(()))
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        self.log("train/loss", loss, prog_bar=True)
+        return self.counted(loss)
+
+    def _distances(self, made: Tensor, frames: Tensor) -> dict[str, Tensor]:
+        """Weighted distances of the frames in between, by name; scalars in float32."""
+        made, frames = fold_time(made[:, 1:-1]).float(), fold_time(frames[:, 1:-1])
+        terms = {"l1": F.l1_loss(made, frames)}
+        if self.perceptual is not None and self.perceptual_weight > 0:
+            terms["perceptual"] = self.perceptual_weight * self.perceptual(made, frames).float()
+        return terms
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        frames = as_floats(batch["frames"])
+        made = self._made(batch, frames)
+        loss = sum(self._distances(made, frames).values(), start=frames.new_zeros(()))
+        inner = (made[:, 1:-1].clamp(-1, 1), frames[:, 1:-1])
+        psnr = peak_signal_noise_ratio(*inner, data_range=(-1.0, 1.0), reduction="none", dim=(2, 3, 4)).clamp(max=100.0).mean()
+        values = {"val/loss": self.finite(loss, "validation loss"), "val/psnr": psnr}
+        self.log_dict(values, prog_bar=True, batch_size=len(frames), sync_dist=True)
+
+    @torch.no_grad()
+    def _made(self, batch: Batch, frames: Tensor) -> Tensor:
+        made: Tensor = self.average(frames[:, 0], frames[:, -1], batch["labels"], frames.shape[1])
+        return made.float()
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Windows as recorded above windows as made from their ends: rows in pairs."""
+        frames, made = self.windows(batch, 0)
+        return {"samples": torch.stack([frames, made], dim=1).flatten(0, 1)}
+
+    @torch.no_grad()
+    def windows(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
+        """Windows as recorded, and with what is made between their ends."""
+        frames = as_floats(batch["frames"])
+        return frames, self._made(batch, frames).clamp(-1, 1)
