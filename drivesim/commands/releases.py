@@ -20,6 +20,8 @@ RELEASES = {
     "nuscenes": "nuScenes: front camera, 3-D boxes projected into the picture.",
     "comma2k19": "comma2k19: road camera with speed, turn rate, poses and light; no boxes.",
     "lerobot": "LeRobot v3: episodes of one camera; our own export with all its labels.",
+    "coco": "COCO detection: anybody's pictures and boxes; our own export with tracks.",
+    "yolo": "YOLO detection (Ultralytics): anybody's pictures and boxes; our own export with tracks.",
 }
 """Name of ``configs/command/data_import_NAME.yaml`` -> what its help says."""
 
