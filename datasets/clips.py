@@ -32,7 +32,7 @@ ATTEMPTS = 1000
 
 
 class ClipDataset:
-    """A clip dataset on disk, or one split of it (clips without a split belong to "train"). Clips are known by position.
+    """A clip dataset, or one split of it (clips without a split belong to "train"). Clips are known by position.
 
     Tables are read once; videos are opened for each read, so an instance may be copied into any number of worker processes, which
     share its marks of broken clips.
@@ -43,7 +43,7 @@ class ClipDataset:
 
     def __init__(self, root: str | Path, split: str | None = None) -> None:
         records = read_records(root)
-        self.root, self.split = Path(root), split
+        self.root, self.split = records.root, split
         faults = row_faults(records)
         if split is not None:
             chosen = records.clips["split"].fillna("train") == split

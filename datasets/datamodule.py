@@ -23,6 +23,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from drivesim.errors import UsageError
 from drivesim.io.checkpoints import load_network
+from drivesim.io.fetching import local_folder
 from drivesim.io.records import DatasetError
 
 from .augment import Augment
@@ -59,7 +60,7 @@ class ClipDataModule(L.LightningDataModule):
     """Training and validation windows of one or more clip datasets.
 
     Args:
-        data: root folder of a dataset, or several.   weights: share of each in training draws (None = by number of windows).
+        data: root folder or fsspec URL of a dataset, or several.   weights: share of each in training draws (None = by number of windows).
         frames, height, width: what a window is.   fps: its rate, or several that share equally (None = any rate, consecutive frames).
         batch_size, workers: as in DataLoader; 0 workers = in this process.
         samples_per_epoch: windows an epoch (None = as many as there are disjoint ones).
@@ -108,7 +109,7 @@ class ClipDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.roots = [Path(data)] if isinstance(data, str | Path) else [Path(root) for root in data]
+        self.roots = [local_folder(root) for root in ([data] if isinstance(data, str | Path) else data)]
         rates = () if fps is None else (float(fps),) if isinstance(fps, int | float) else tuple(map(float, fps))
         self.spec = WindowSpec(frames, height, width, rates, tolerance)
         self.augment = Augment(mirror, crop, colour, speed)

@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from drivesim.errors import UsageError
-from drivesim.io.records import DatasetError, DatasetRecords, empty_table, labels_of, read_records, rows_of, write_records
+from drivesim.io.records import DatasetError, DatasetRecords, empty_table, labels_of, read_records, rewrite_records, rows_of, write_records
 from drivesim.io.video import VideoError, iterate_frames
 from drivesim.labels import Boxes, LabelTrack, count_vehicles
 
@@ -82,10 +82,10 @@ def label_dataset(
             labelled.append(_as_it_was(records, clip_id))
     joined = _joined(records, labelled)
     if out is None:
-        write_records(records.root, joined)
+        rewrite_records(dataset, joined)
     else:
         _write_beside(joined, records, Path(out))
-    told = {"dataset": str(records.root if out is None else out), "detector": by.name, "threshold": by.threshold, **tally.counts}
+    told = {"dataset": str(dataset if out is None else out), "detector": by.name, "threshold": by.threshold, **tally.counts}
     told |= {"note": SIMULATED_ONLY} if detector is None and tally.counts["boxes"] else {}
     return {**told, **({"skipped": skipped} if skipped else {})}
 

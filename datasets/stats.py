@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from drivesim.errors import DrivesimError
 from drivesim.io.atomic import replacing
+from drivesim.io.fetching import folder_to_write
 from drivesim.io.records import DatasetError
 from drivesim.io.video import VideoError
 from drivesim.labels import CATEGORIES, LABELS
@@ -43,12 +44,12 @@ def stats(dataset: str | Path, out: str | Path | None = None, split: str | None 
         Clips, hours, frames, boxes, counts by rate, size, split and time of day, what is known of each label, and what each stage gets.
 
     Raises:
-        DatasetError: not a clip dataset.
+        DatasetError: not a clip dataset.   UsageError: no ``out`` for a dataset that is not on this disk.
         DrivesimError: the picture cannot be written.
     """
+    path = Path(out) if out is not None else folder_to_write(dataset, "say with --out where the picture goes") / "stats.png"
     clips = ClipDataset(dataset, split)
-    path = Path(out) if out is not None else clips.root / "stats.png"
-    found = _count(clips)
+    found = {"dataset": str(dataset), **_count(clips)}
     figure = _figure(clips, found)
     try:
         with replacing(path) as part:
@@ -63,7 +64,6 @@ def _count(clips: ClipDataset) -> dict[str, Any]:
     sizes = rows["width"].astype(str) + "x" + rows["height"].astype(str)
     boxes = _boxes(clips)
     return {
-        "dataset": str(clips.root),
         "clips": len(clips),
         "hours": float(rows["duration_s"].sum() / 3600),
         "frames": int(clips.lengths.sum()),

@@ -46,8 +46,8 @@ def rollout(
     out: Annotated[Path | None, flag("rollouts/001, 002, ...", "Folder to write, a clip dataset.")] = None,
     time_of_day: Annotated[str | None, flag("sampled", "day or night.")] = None,
     crowdedness: Annotated[float | None, flag("sampled", "Mean number of vehicles in sight.")] = None,
-    boxes: Annotated[Path | None, flag("sampled from recorded tracks", "Parquet table of the boxes to drive among.")] = None,
-    start: Annotated[Path | None, flag("made up", "Picture or video to start from.")] = None,
+    boxes: Annotated[str | None, flag("sampled from recorded tracks", "Parquet table of the boxes to drive among.")] = None,
+    start: Annotated[str | None, flag("made up", "Picture or video to start from.")] = None,
     fps: Annotated[float | None, flag("the checkpoint's, 7.5 in mini", "Frames a second: 1.875, 7.5 or 30.")] = None,
     seed: Annotated[int | None, flag("0", "Same seed, same video.")] = None,
     checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
@@ -72,11 +72,11 @@ def rollout(
 
 @app.command()
 def edit(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A rollout, a generated dataset, or recordings.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A rollout, a generated dataset, or recordings.")],
     out: Annotated[Path, typer.Option(help="Folder to write, a rollout like any other, with edit.json and edit.png.")],
     clip: Annotated[str | None, flag("the only one", "Which clip of DATASET.")] = None,
     time_of_day: Annotated[str | None, flag("as it is", "day or night.")] = None,
-    boxes: Annotated[Path | None, flag("as they are", "Parquet or CSV table of boxes instead of the clip's.")] = None,
+    boxes: Annotated[str | None, flag("as they are", "Parquet or CSV table of boxes instead of the clip's.")] = None,
     crowdedness: Annotated[float | None, flag("as it is", "Vehicles a frame: tracks are taken away or added to reach it.")] = None,
     ego_speed_mps: Annotated[float | None, flag("as it is", "Speed of the recording car, in m/s.")] = None,
     seed: Annotated[int | None, flag("the clip's, 0 for a recording", "Same seed, same noise.")] = None,
@@ -124,7 +124,7 @@ def generate(
 
 @app.command()
 def upsample(
-    source: Annotated[Path, typer.Argument(metavar="MP4|DATASET", help="A video of any kind, or a clip dataset.")],
+    source: Annotated[str, typer.Argument(metavar="MP4|DATASET", help="A video of any kind, or a clip dataset.")],
     out: Annotated[Path, typer.Option(help="Folder to write, a clip dataset; the same command again goes on with what was cut off.")],
     seed: Annotated[int | None, flag("0", "Same seed, same video.")] = None,
     checkpoint: Annotated[str | None, flag("mini", "Weights: a preset's name or a folder that `drivesim train` wrote.")] = None,
@@ -151,11 +151,11 @@ def train(
 
 @app.command()
 def evaluate(
-    real: Annotated[list[Path], typer.Option(help="Recorded or simulated clips to compare with; may be given several times.")],
-    generated: Annotated[list[Path], typer.Option(help="Made clips: clip datasets or folders of MP4s; may be given several times.")],
+    real: Annotated[list[str], typer.Option(help="Recorded or simulated clips to compare with; may be given several times.")],
+    generated: Annotated[list[str], typer.Option(help="Made clips: clip datasets or folders of MP4s; may be given several times.")],
     protocol: Annotated[list[str] | None, flag("the offline ones", "Named protocol; may be given several times.")] = None,
     split: Annotated[str | None, flag("test", "Which clips of --real.")] = None,
-    train: Annotated[list[Path] | None, flag("the train split of --real", "Training clips, for floors and memorisation.")] = None,
+    train: Annotated[list[str] | None, flag("the train split of --real", "Training clips, for floors and memorisation.")] = None,
     checkpoint: Annotated[str | None, flag("none", "Its autoencoder's reconstruction is the ceiling: a preset or a folder.")] = None,
     parts: Annotated[list[str] | None, flag("all that apply", "distances, drift, labels, memorisation; repeatable.")] = None,
     out: Annotated[Path | None, flag("GENERATED/evaluation", "Folder for the result, its table and plots.")] = None,
@@ -172,7 +172,7 @@ def evaluate(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Rollouts or clip datasets, shown side by side.")],
+    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Rollouts or clip datasets, shown side by side.")],
     out: Annotated[Path | None, flag("DIR/report.html", "Page to write.")] = None,
     max_mb: Annotated[float | None, flag("200", "Largest page; longer videos are shortened.")] = None,
 ) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import load_checkpoint
+from drivesim.io.fetching import folder_to_write, local_folder
 from drivesim.io.records import read_records
 
 from .cache import FeatureCache
@@ -39,7 +40,8 @@ def evaluate(
     """Judge ``generated`` against ``real`` and write result.json, result.csv and plots.
 
     Args:
-        real, generated: clip datasets or folders of videos. protocol: names of ``protocols.PROTOCOLS``, None = the offline ones.
+        real, generated: clip datasets or folders of videos, or their fsspec URLs. protocol: names of ``protocols.PROTOCOLS``, None = the
+        offline ones.
         split: which clips of real clip datasets. train: clips for the floor and for memorisation, None = the train split of ``real``.
         checkpoint: whose autoencoder's reconstruction is the ceiling. parts: of PARTS, None = all that apply. out: folder, None =
         ``evaluation`` in the first of ``generated``. fetch_weights: download published networks that are missing. no_cache: compute all
@@ -57,9 +59,9 @@ def evaluate(
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise UsageError(f"limit must be a whole number from 1, not {limit}")
     networks = _networks(protocols if "distances" in chosen else [], weights, fetch_weights)
-    made, recorded = _list(generated, Path), _list(real, Path)
-    sides, marks = _sides(recorded, made, split, _list(train, Path), checkpoint)
-    folder = Path(out) if out is not None else (made[0] if made[0].is_dir() else made[0].parent) / "evaluation"
+    made, recorded = _list(generated), _list(real)
+    folder = Path(out) if out is not None else _folder_of(made)
+    sides, marks = _sides(recorded, made, split, _list(train), checkpoint)
     evaluation = Evaluation(sides, folder, None if no_cache else FeatureCache(), parts is not None, limit, progress, marks)
     found = evaluation.run(chosen, protocols, networks, protocol is not None)
     result = {**heading(time.perf_counter() - began), **evaluation.described(), "marks": marks, **found}
@@ -133,9 +135,16 @@ class Evaluation:
         }  # fmt: skip
 
 
+def _folder_of(generated: Sequence[str | Path]) -> Path:
+    """Where the result goes if nobody says."""
+    first = folder_to_write(generated[0], "say with --out where the result goes") if generated else Path()
+    return (first.parent if first.is_file() else first) / "evaluation"
+
+
 def _sides(
-    real: Sequence[Path], generated: Sequence[Path], split: str | None, train: Sequence[Path], checkpoint: str | Path | None
-) -> tuple[Sides, list[str]]:
+    real: Sequence[str | Path], generated: Sequence[str | Path], split: str | None, train: Sequence[str | Path],
+    checkpoint: str | Path | None,
+) -> tuple[Sides, list[str]]:  # fmt: skip
     """Both sides opened and checked, and what to say of them."""
     weights = None if checkpoint is None else load_checkpoint(checkpoint, need=("autoencoder",))
     recorded, made = Footage.open(real, split), Footage.open(generated)
@@ -180,7 +189,9 @@ def _mixture(generated: Footage) -> list[str]:
     return told
 
 
-def _train(real: Sequence[Path], train: Sequence[Path], recorded: Footage, split: str | None) -> tuple[Footage | None, list[str]]:
+def _train(
+    real: Sequence[str | Path], train: Sequence[str | Path], recorded: Footage, split: str | None
+) -> tuple[Footage | None, list[str]]:
     """Training clips of the kind of the real side that share no drive with it; what to say where there are none."""
     if not train and split in (None, "train"):
         return None, []
@@ -197,10 +208,11 @@ def _train(real: Sequence[Path], train: Sequence[Path], recorded: Footage, split
     return (replace(seen, clips=apart) if apart else None), marks
 
 
-def _has_split(path: Path, split: str) -> bool:
-    if not (path / "dataset.json").exists():
+def _has_split(path: str | Path, split: str) -> bool:
+    root = local_folder(path, dataset=False)
+    if not (root / "dataset.json").exists():
         return False
-    return bool((read_records(path).clips["split"].fillna("train") == split).any())
+    return bool((read_records(root).clips["split"].fillna("train") == split).any())
 
 
 def _networks(protocols: Iterable[Protocol], weights: str | Path | None, fetch: bool) -> dict[str, FeatureNetwork]:

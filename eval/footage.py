@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from drivesim.errors import UsageError
+from drivesim.io.fetching import local_folder
 from drivesim.io.records import DatasetRecords
 from drivesim.rates import whole_stride
 
@@ -53,19 +54,19 @@ class Footage:
     clips: tuple[Clip, ...]
     skipped: dict[str, str] = field(default_factory=dict)
     records: DatasetRecords | None = None
-    paths: tuple[Path, ...] = ()
+    paths: tuple[str | Path, ...] = ()
     split: str | None = None
 
     @classmethod
     def open(cls, paths: Sequence[str | Path], split: str | None = None, name: str | None = None) -> Footage:
-        """Clip datasets, folders of MP4 videos (each file a clip and a drive), or single videos.
+        """Clip datasets, folders of MP4 videos (each file a clip and a drive), or single videos; folders may be fsspec URLs.
 
         split: of clip datasets, None = every clip; folders of videos have no splits.
 
         Raises:
             DatasetError: a dataset that cannot be read.   UsageError: no clips, or real and simulated ones together.
         """
-        places = tuple(Path(path) for path in paths)
+        places = [local_folder(path, dataset=False) for path in paths]
         if not places:
             raise UsageError("no folder was given; give a clip dataset or a folder of MP4 videos")
         opened = open_clips(places, split)
@@ -73,7 +74,7 @@ class Footage:
         if not opened.clips:
             clip_id, reason = next(iter(opened.skipped.items()))
             raise UsageError(f"{title}: none of its {len(opened.skipped)} clips can be used; {clip_id}: {reason}")
-        return cls(title, _one_kind(title, opened.clips), tuple(opened.clips), opened.skipped, opened.records, places, split)
+        return cls(title, _one_kind(title, opened.clips), tuple(opened.clips), opened.skipped, opened.records, tuple(paths), split)
 
     @classmethod
     def from_frames(cls, name: str, frames: Iterable[np.ndarray], fps: float, drives: Sequence[str] | None = None) -> Footage:

@@ -15,7 +15,7 @@ from drivesim.commands.releases import add_releases
 
 __all__ = ["data"]
 
-Clips = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a clip dataset.")]
+Clips = Annotated[str, typer.Argument(metavar="DATASET", help="Folder of a clip dataset, or its fsspec URL.")]
 
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, import, check, look at and export clip datasets.")
 imports = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Turn foreign recordings into a clip dataset.")

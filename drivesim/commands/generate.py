@@ -20,7 +20,7 @@ from drivesim.commands.config import as_override, compose
 from drivesim.commands.upsample import upsampler_settings
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint
-from drivesim.io.places import Place, fetched
+from drivesim.io.places import Place
 from drivesim.simulation.agreement import FILTER, ceiling
 from drivesim.simulation.device import pick_device
 from drivesim.simulation.generation.engines import Parts, here, on_ray, on_workers
@@ -86,8 +86,7 @@ def _check(requests: Sequence[Request], order: Order, checkpoint: Checkpoint) ->
             plan_rollout(request.scenario.duration_s, request.fps or float(order.settings["fps"]), float(told["keyframe_fps"]))
             if request.start is not None and request.start not in starts:
                 starts.add(request.start)
-                with fetched(request.start) as path:
-                    read_start(path, int(told["height"]), int(told["width"]), float(told["keyframe_fps"]))
+                read_start(request.start, int(told["height"]), int(told["width"]), float(told["keyframe_fps"]))
         except DrivesimError as error:
             raise UsageError(f"scenario {request.scenario_id}: {error}") from error
 

@@ -182,8 +182,13 @@ def _upsampler(config: DictConfig, checkpoint: Checkpoint, simulator: Simulator,
 
 def _told(config: DictConfig, stage: Upsampler | None) -> dict[str, Any]:
     """What rollout.json shall say beside what the recorder knows."""
-    told: dict[str, Any] = {} if config.start is None else {"start": str(Path(config.start).resolve())}
+    told: dict[str, Any] = {} if config.start is None else {"start": _from_anywhere(config.start)}
     return told if stage is None else {**told, "upsampling": {**asdict(stage.settings), "network": stage.name}}
+
+
+def _from_anywhere(place: str) -> str:
+    """A path that holds from anywhere; a URL does as it is."""
+    return place if "://" in place else str(Path(place).resolve())
 
 
 def _show(bar: tqdm, now: Progress) -> None:

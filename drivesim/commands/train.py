@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from drivesim.commands.config import CONFIG_ERRORS, CONFIG_MODULE, check_words, compose, explain
 from drivesim.errors import DrivesimError, UsageError
+from drivesim.io.fetching import local_folder
 from drivesim.io.records import read_records
 from drivesim.io.tables import read_header
 from drivesim.simulation.scenes.track_bank import build_bank
@@ -80,9 +81,9 @@ def _arguments(words: Sequence[str]) -> Iterator[list[str]]:
 def _train(config: DictConfig) -> None:
     if OmegaConf.is_missing(config, "data"):
         raise UsageError("say which clips to train on: data=FOLDER or data=[FOLDER, ...]")
-    roots = [config.data] if isinstance(config.data, str) else list(config.data)
+    roots = [local_folder(root) for root in ([config.data] if isinstance(config.data, str) else config.data)]
     for root in roots:
-        read_header(Path(root))  # before anything is built or written
+        read_header(root)  # before anything is built or written
     L.seed_everything(config.seed, workers=True, verbose=False)
     parts = {name: instantiate(config[name], _convert_="all") for name in ("module", "datamodule", "trainer", "callbacks", "loggers")}
     folder = train(**parts, max_minutes=config.max_minutes)
@@ -90,7 +91,7 @@ def _train(config: DictConfig) -> None:
         _write_bank(folder, roots)
 
 
-def _write_bank(folder: Path, roots: Sequence[str]) -> None:
+def _write_bank(folder: Path, roots: Sequence[Path]) -> None:
     """The traffic of the training clips, from which rollouts sample theirs."""
     try:
         build_bank([read_records(root) for root in roots]).save(folder / "tracks.parquet")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from drivesim.commands.config import as_override, compose
 from drivesim.errors import UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint
+from drivesim.io.fetching import local_folder
 from drivesim.io.records import read_records
 from drivesim.io.video import probe
 from drivesim.simulation.device import pick_device
@@ -35,7 +36,7 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
         UsageError: a value that cannot be.   DrivesimError: whatever the parts raise.
     """
     config = compose("upsample", [*(as_override(name, value) for name, value in flags.items() if value is not None), *words])
-    source, out = Path(config.source), Path(config.out)
+    source, out = local_folder(config.source), Path(config.out)
     if not source.exists():
         raise UsageError(f"{source}: no such video or clip dataset")
     if int(config.seed) < 0:

@@ -62,6 +62,30 @@ class Place:
             return []
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
 
+    def listing(self) -> dict[str, dict[str, Any]]:
+        """Every file below here by its name, with what the place tells of it (size, times, tags); nothing where there is no such folder.
+
+        Raises:
+            DrivesimError: the place cannot be reached or read.
+        """
+        with self._reading(""):
+            try:
+                self.files.invalidate_cache()
+                found = self.files.find(self.root, detail=True)
+            except FileNotFoundError:
+                return {}
+        root = self.root.rstrip("/") + "/"
+        return {str(path).removeprefix(root): dict(told) for path, told in found.items() if str(path).startswith(root)}
+
+    def get(self, names: Mapping[str, Path]) -> None:
+        """Copy files to paths of this disk.
+
+        Raises:
+            DrivesimError: one of them is not there, or cannot be read.
+        """
+        with self._reading(next(iter(names), "")):
+            self.files.get([self._path(name) for name in names], [str(path) for path in names.values()])
+
     def read(self, name: str) -> bytes | None:
         """What a file holds; None where there is none.
 
@@ -135,6 +159,14 @@ class Place:
             beside = self.local
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=beside, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # plug-ins raise what their libraries raise: no credentials, no route, no such bucket
+            where, told = self.at(name) if name else self.url, str(error) or type(error).__name__
+            raise DrivesimError(f"cannot read {where}: {told}; see that it is there and that you may read it") from error
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:

@@ -20,9 +20,11 @@ import pandas as pd
 from drivesim.labels import CATEGORIES
 
 from .atomic import write_json
+from .fetching import local_folder, on_this_disk
+from .places import Place
 from .schemas import DatasetError, as_arrow, empty_table, read_table, write_table
 
-__all__ = ["FORMAT", "VERSION", "DatasetRecords", "header", "read_header", "read_records", "write_records"]
+__all__ = ["FORMAT", "VERSION", "DatasetRecords", "header", "read_header", "read_records", "rewrite_records", "write_records"]
 
 FORMAT = "drivesim-clips"
 VERSION = 1
@@ -94,12 +96,12 @@ def _rows_by_clip(table: pd.DataFrame) -> Mapping[Any, np.ndarray]:
 
 
 def read_records(root: str | Path) -> DatasetRecords:
-    """Read a dataset's tables.
+    """Read a dataset's tables; one at an fsspec URL is fetched first (``fetching``), and its root is the copy.
 
     Raises:
         DatasetError: not a clip dataset, unknown major version, a table or a required column missing or unreadable.
     """
-    root = Path(root)
+    root = local_folder(root)
     top = read_header(root)
     clips, boxes = (read_table(root / f"{kind}.parquet", kind) for kind in ("clips", "boxes"))
     frames = read_table(root / "frames.parquet", "frames") if (root / "frames.parquet").exists() else None
@@ -147,6 +149,22 @@ def write_records(root: str | Path, records: DatasetRecords) -> DatasetRecords:
     top = {**header(""), **records.header, "clips": len(records.clips), "frames": frames, "boxes": len(records.boxes)}
     write_json(root / "dataset.json", top)
     return replace(records, root=root, header=top)
+
+
+def rewrite_records(root: str | Path, records: DatasetRecords) -> DatasetRecords:
+    """``write_records`` of changed records of the dataset at ``root``, a folder or an fsspec URL, where the other files stay as they are.
+
+    Raises: as ``write_records``; DrivesimError: the place cannot be written.
+    """
+    if (here := on_this_disk(root)) is not None:
+        return write_records(here, records)
+    place = Place(root)
+    with place.scratch() as folder:
+        written = write_records(folder, records)
+        for name in ("boxes.parquet", "frames.parquet", "clips.parquet", "dataset.json"):
+            if (folder / name).exists():
+                place.put(folder / name, name)
+    return replace(written, root=records.root)
 
 
 def header(creator: str, **more: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from drivesim.errors import UsageError
-from drivesim.io.records import DatasetError, DatasetRecords, Fault, labels_of, quarantine, read_records, write_records
+from drivesim.io.fetching import folder_to_write
+from drivesim.io.records import DatasetError, DatasetRecords, Fault, labels_of, quarantine, read_records, rewrite_records
 from drivesim.io.video import VideoError, iterate_frames
 from drivesim.labels import LabelTrack
 from drivesim.simulation.agreement import BOX_COLUMNS, CLIP_COLUMNS, FILTER, Agreement, Tally, ceiling
@@ -49,6 +50,8 @@ def agree(
         DatasetError: not a clip dataset, or it cannot be written.   UsageError: a number out of range.   CheckpointError: no detector.
     """
     _check(min_agreement, set_aside, every)
+    if set_aside:
+        folder_to_write(dataset, "copy the dataset to this disk to set clips of it aside")
     records = read_records(dataset)
     agreement = Agreement.load(detector or FILTER, pick_device(device), every)
     found, skipped = dict[str, Agreement](), dict[str, str]()
@@ -62,10 +65,10 @@ def agree(
         for name in BOX_COLUMNS:
             boxes[name][rows] = found[clip_id].boxes()[name].to_numpy(np.float32)
     clips = _clip_columns(records, found)
-    written = write_records(records.root, replace(records, clips=clips, boxes=records.boxes.assign(**boxes)))
+    written = rewrite_records(dataset, replace(records, clips=clips, boxes=records.boxes.assign(**boxes)))
     failing = _failing(written, min_agreement)
     moved = quarantine(records.root, failing) if set_aside else []
-    return _told(records, found, skipped, min_agreement, failing, moved, detector)
+    return _told(str(dataset), records, found, skipped, min_agreement, failing, moved, detector)
 
 
 def clip_agreement(records: DatasetRecords, clip_id: str, agreement: Agreement) -> tuple[Agreement, np.ndarray]:
@@ -121,12 +124,12 @@ def _failing(records: DatasetRecords, least: float | None) -> list[Fault]:
 
 
 def _told(
-    records: DatasetRecords, found: dict[str, Agreement], skipped: dict[str, str], least: float | None, failing: list[Fault],
+    dataset: str, records: DatasetRecords, found: dict[str, Agreement], skipped: dict[str, str], least: float | None, failing: list[Fault],
     moved: list[str], detector: str | Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What a person wants to read, with the ceiling of the package's own detector beside it."""
     whole = sum((agreement.tally for agreement in found.values()), Tally())
-    told: dict[str, Any] = {"dataset": str(records.root), "clips": len(found), **_rounded(whole)}
+    told: dict[str, Any] = {"dataset": dataset, "clips": len(found), **_rounded(whole)}
     if detector is None:
         top = ceiling()
         told["ceiling"] = {"clips": top["data"], **{name: top[name] for name in ("precision", "recall", "f1")}}

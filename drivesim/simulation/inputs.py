@@ -1,4 +1,5 @@
-"""What users hand in: a table of box tracks, a picture or a video to start from. Read, checked, and brought to the rollout's size.
+"""What users hand in: a table of box tracks, a picture or a video to start from, each a path or an fsspec URL. Read, checked, and brought
+to the rollout's size.
 
 Every fault ends in one error that names the file, the row where there is one, and what is wrong. This file does not know networks,
 plans or where the result goes.
@@ -14,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from drivesim.errors import UsageError
+from drivesim.io.places import fetched
 from drivesim.io.video import probe, read_frames
 from drivesim.labels import CATEGORIES, BoxTrack
 
@@ -33,8 +35,8 @@ def read_boxes(path: str | Path, duration_s: float, fps: float, clip_id: str | N
         UsageError: unreadable, a missing column, an unknown category, a box that is inverted or leaves the picture, a time outside
             0..duration_s, a track twice at one time or of two categories; rows are counted from 0.
     """
-    path = Path(path)
-    table = _chosen(path, _read_table(path), clip_id)
+    with fetched(str(path)) as file:
+        table = _chosen(path, _read_table(file), clip_id)
     missing = [name for name in COLUMNS if name not in table]
     missing += ["timestamp_s or frame"] if "timestamp_s" not in table and "frame" not in table else []
     if missing:
@@ -61,7 +63,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise UsageError(f"{path}: not a readable table of boxes ({str(error).splitlines()[0]})") from error
 
 
-def _chosen(path: Path, table: pd.DataFrame, clip_id: str | None) -> pd.DataFrame:
+def _chosen(path: str | Path, table: pd.DataFrame, clip_id: str | None) -> pd.DataFrame:
     if "clip_id" in table and clip_id is not None:
         table = table[table["clip_id"] == clip_id]
         if not len(table):
@@ -72,7 +74,7 @@ def _chosen(path: Path, table: pd.DataFrame, clip_id: str | None) -> pd.DataFram
     return table
 
 
-def _numbers(path: Path, table: pd.DataFrame, name: str) -> np.ndarray:
+def _numbers(path: str | Path, table: pd.DataFrame, name: str) -> np.ndarray:
     values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
     bad = ~np.isfinite(values)
     if bad.any():
@@ -81,7 +83,7 @@ def _numbers(path: Path, table: pd.DataFrame, name: str) -> np.ndarray:
     return values
 
 
-def _times(path: Path, table: pd.DataFrame, duration_s: float, fps: float) -> np.ndarray:
+def _times(path: str | Path, table: pd.DataFrame, duration_s: float, fps: float) -> np.ndarray:
     """Seconds, drawn to the rollout's frames where they are as good as there, since tables may hold rounded times."""
     name = "timestamp_s" if "timestamp_s" in table else "frame"
     values = _numbers(path, table, name)
@@ -100,7 +102,7 @@ def _times(path: Path, table: pd.DataFrame, duration_s: float, fps: float) -> np
     return np.where(np.abs(near - times) < 1e-3, near, times)
 
 
-def _check(path: Path, table: pd.DataFrame, xyxy: np.ndarray) -> None:
+def _check(path: str | Path, table: pd.DataFrame, xyxy: np.ndarray) -> None:
     x1, y1, x2, y2 = xyxy.T
     unknown = ~table["category"].isin(CATEGORIES).to_numpy(bool)
     inverted = (x1 >= x2) | (y1 >= y2)
@@ -117,7 +119,7 @@ def _check(path: Path, table: pd.DataFrame, xyxy: np.ndarray) -> None:
             raise UsageError(f"{path}: row {table.index[row]}: {reason}")
 
 
-def _one_category(path: Path, table: pd.DataFrame, rows: np.ndarray, track_id: float, times: np.ndarray) -> str:
+def _one_category(path: str | Path, table: pd.DataFrame, rows: np.ndarray, track_id: float, times: np.ndarray) -> str:
     names = table["category"].iloc[rows]
     if names.nunique() > 1:
         other = rows[int(np.argmax((names != names.iloc[0]).to_numpy(bool)))]
@@ -138,7 +140,11 @@ def read_start(path: str | Path, height: int, width: int, keyframe_fps: float) -
     Raises:
         UsageError: missing or unreadable picture.   VideoError: unreadable, truncated or empty video.
     """
-    path = Path(path)
+    with fetched(str(path)) as file:
+        return _start_of(file, height, width, keyframe_fps)
+
+
+def _start_of(path: Path, height: int, width: int, keyframe_fps: float) -> np.ndarray:
     if not path.is_file():
         raise UsageError(f"{path}: no such picture or video to start from")
     if cv2.haveImageReader(str(path)):

@@ -21,6 +21,7 @@ from markupsafe import Markup
 import drivesim
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.atomic import replacing
+from drivesim.io.fetching import folder_to_write, local_folder
 
 from .embed import MIB, EmbeddedVideo, embed_video, encoded_size
 from .run import open_run, run_names
@@ -38,7 +39,8 @@ def write_report(folders: str | Path | Sequence[str | Path], out: str | Path | N
     """Write the page.
 
     Args:
-        folders: rollouts, clip datasets, folders of MP4s or results of ``drivesim evaluate``; several are shown side by side.
+        folders: rollouts, clip datasets, folders of MP4s or results of ``drivesim evaluate``, or their fsspec URLs; several are shown side
+            by side.
         out: file to write, None = ``report.html`` in the first folder. max_mb: the page's most MiB; longer videos are shortened to fit.
 
     Returns:
@@ -48,10 +50,11 @@ def write_report(folders: str | Path | Sequence[str | Path], out: str | Path | N
         UsageError: no folder, one without anything to show, or a page that is too small for the labels and pictures alone.
         DrivesimError: a clip dataset that cannot be read, or a page that cannot be written.
     """
-    paths = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
-    if not paths:
+    asked = [folders] if isinstance(folders, str | Path) else list(folders)
+    if not asked:
         raise UsageError("give at least one folder: drivesim report DIR")
-    target = _target(paths, out)
+    target = _target(asked[0], out)
+    paths = [local_folder(folder, dataset=False) for folder in asked]
     limit = _limit(max_mb)
     names = run_names(paths)
     views = [run_view(index, open_run(folder, name)) for index, (folder, name) in enumerate(zip(paths, names, strict=True))]
@@ -65,8 +68,8 @@ def write_report(folders: str | Path | Sequence[str | Path], out: str | Path | N
     return {"out": str(target), "mb": target.stat().st_size / MIB, "clips": len(videos), "notes": notes}
 
 
-def _target(folders: Sequence[Path], out: str | Path | None) -> Path:
-    target = Path(out) if out is not None else folders[0] / "report.html"
+def _target(first: str | Path, out: str | Path | None) -> Path:
+    target = Path(out) if out is not None else folder_to_write(first, "say with --out where the page goes") / "report.html"
     if target.is_dir():
         raise UsageError(f"{target} is a folder; --out must name a file, for instance {target / 'report.html'}")
     return target

@@ -19,7 +19,7 @@ import torch
 import drivesim
 from drivesim.errors import DrivesimError
 from drivesim.io.checkpoints import file_hash, load_checkpoint
-from drivesim.io.places import Place, fetched
+from drivesim.io.places import Place
 from drivesim.io.records import clip_row, rows_of
 from drivesim.io.video import VideoWriter
 from drivesim.labels import Scenario
@@ -161,10 +161,7 @@ class Maker:
         scenario = resolved(request, self.bank)
         scenario = replace(scenario, seed=seed_of_try(scenario.seed, number))
         simulator = self.simulator(request.fps)
-        start = None
-        if request.start is not None:
-            with fetched(request.start) as path:
-                start = read_start(path, simulator.height, simulator.width, simulator.keyframe_fps)
+        start = None if request.start is None else read_start(request.start, simulator.height, simulator.width, simulator.keyframe_fps)
         factor = 1 if (stage := self.upsampler()) is None else stage.factor
         size = simulator.height * factor, simulator.width * factor
         writer = VideoWriter(folder / f"{request.scenario_id}.mp4", simulator.settings.fps, size)

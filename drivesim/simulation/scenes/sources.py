@@ -15,6 +15,7 @@ import numpy as np
 
 from drivesim.errors import UsageError
 from drivesim.io.checkpoints import load_checkpoint
+from drivesim.io.fetching import local_folder
 from drivesim.io.records import read_records
 from drivesim.labels import LABELS, BoxTrack, Scenario
 from drivesim.simulation.scenes.sampling import TrackBank, build_bank, sample_scenario
@@ -86,12 +87,12 @@ def make(
 
 
 def open_bank(bank: str, split: str | None = None) -> TrackBank:
-    """The track bank of a clip dataset, of a checkpoint (a preset's name or a folder), or tracks.parquet itself.
+    """The track bank of a clip dataset (a folder or an fsspec URL), a checkpoint (a preset's name or a folder), or tracks.parquet itself.
 
     Raises:
         UsageError: it is none of these.   DrivesimError: unreadable, or without tracks.
     """
-    path = Path(bank)
+    path = local_folder(bank, videos=False)
     if path.is_file():
         return TrackBank.load(path)
     if (path / "dataset.json").is_file():
