@@ -17,7 +17,7 @@ from drivesim.errors import DrivesimError, UsageError
 
 ROOT = Path(__file__).parents[1]
 EXPORTS = ("coco", "yolo", "kitti", "bdd100k", "lerobot")
-IMPORTS = ("videos", "kitti", "bdd100k", "nuscenes")
+IMPORTS = ("videos", "kitti", "bdd100k", "nuscenes", "comma2k19", "lerobot", "coco", "yolo")
 COMMANDS = (
     "rollout", "generate", "edit", "train", "data synth", "data check", "data agree", "data label", "data stats",
     *(f"data import {source}" for source in IMPORTS), *(f"data export {form}" for form in EXPORTS),
