@@ -58,7 +58,7 @@ def killed_once(find: str, parts: Path, pid: int, done: threading.Event) -> list
 
 
 def left_by(out: Path) -> dict[str, bytes]:
-    """Without what a killed worker was at, which lies aside."""
+    """Without what a killed actor was at, which lies aside until Ray has taken notice of its death."""
     return {name: content for name, content in files_of(out).items() if not name.startswith(".unfinished")}
 
 
@@ -71,7 +71,7 @@ def test_a_worker_that_is_killed_costs_nothing(toys: Path, tmp_path: Path) -> No
     assert died, "a worker was there to be killed"
     assert process.returncode == 0, error
     assert "8 clips" in told
-    assert left_by(out) == files_of(toys / "undisturbed")
+    assert files_of(out) == files_of(toys / "undisturbed")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds worker processes through /proc, which this system lacks")

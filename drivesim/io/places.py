@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from drivesim.errors import DrivesimError, UsageError
 
 from .atomic import replacing
+from .scratch import scratch_folder
 
 __all__ = ["Place", "fetched"]
 
@@ -151,14 +152,17 @@ class Place:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder of this disk for files on their way here, beside their place where that is on this disk; it goes with the block."""
+        """A folder of this disk for files on their way here, beside their place where that is on this disk; it goes with the block.
+
+        What processes that were killed have left there goes first.
+        """
         beside = None
         if self.local is not None:
             with self._writing(""):
                 self.local.mkdir(parents=True, exist_ok=True)
             beside = self.local
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=beside, ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+        with scratch_folder(beside) as folder:
+            yield folder
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
