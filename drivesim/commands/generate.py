@@ -26,6 +26,7 @@ from drivesim.simulation.device import pick_device
 from drivesim.simulation.generation.engines import Parts, here, on_ray, on_workers
 from drivesim.simulation.generation.maker import weights_hash
 from drivesim.simulation.generation.order import DESCRIPTION, Group, Order, Summary, assemble, begin, groups, missing, of_shard
+from drivesim.simulation.generation.starts import with_start_hashes
 from drivesim.simulation.inputs import read_start
 from drivesim.simulation.plan import plan_rollout
 from drivesim.simulation.quality import rollout_settings
@@ -51,6 +52,7 @@ def run(flags: Mapping[str, Any], words: Sequence[str]) -> int:
     place, checkpoint = Place(config.out), load_checkpoint(str(config.checkpoint))
     order = _order(config, checkpoint, place, workers)
     _check(requests, order, checkpoint)
+    requests = with_start_hashes(requests)
     all_groups = groups(requests, order.batch)
     mine = of_shard(all_groups, config.shard)
     begin(place, order, requests, bool(config.overwrite))

@@ -26,6 +26,7 @@ from drivesim.labels import Scenario
 from drivesim.simulation.agreement import BOX_COLUMNS, Agreement
 from drivesim.simulation.device import pick_device
 from drivesim.simulation.generation.order import Group, Order, finished, keep
+from drivesim.simulation.generation.starts import require_same_start
 from drivesim.simulation.inputs import read_start
 from drivesim.simulation.scenes.sampling import TrackBank, sample_scenario
 from drivesim.simulation.scenes.table import Request
@@ -126,7 +127,8 @@ class Maker:
         All of the group is driven side by side, finished ones too, so that whatever was interrupted comes out to the same bits.
 
         Raises:
-            UsageError: a start that cannot be read.   DrivesimError: whatever the passes and the disk raise.
+            UsageError: a start that cannot be read.   DrivesimError: one that was changed since the command began; whatever the passes and
+            the disk raise.
         """
         due = {request.scenario_id for request in group.requests if finished(self.place, self.order, request) is None}
         made, left = list[dict[str, Any]](), list(group.requests)
@@ -161,6 +163,7 @@ class Maker:
         scenario = resolved(request, self.bank)
         scenario = replace(scenario, seed=seed_of_try(scenario.seed, number))
         simulator = self.simulator(request.fps)
+        require_same_start(request)
         start = None if request.start is None else read_start(request.start, simulator.height, simulator.width, simulator.keyframe_fps)
         factor = 1 if (stage := self.upsampler()) is None else stage.factor
         size = simulator.height * factor, simulator.width * factor

@@ -100,7 +100,7 @@ class Summary:
 
 
 def key_of(order: Order, request: Request) -> str:
-    """Names a clip's content: SHA-256 over its scenario and all that fixes its frames; a start is known by its path."""
+    """Names a clip's content: SHA-256 over its scenario and all that fixes its frames, a start's bytes among it."""
     return hashlib.sha256(json.dumps([request.content, order.identity], sort_keys=True).encode()).hexdigest()
 
 
@@ -175,7 +175,8 @@ def _other_scenario(place: Place, order: Order, requests: Sequence[Request]) -> 
             return f"{place} holds the clip {name}, which the table does not name"
         part = place.read_json(f"parts/{name}.json") or {}
         if part and part.get("key") != key_of(order, wanted[name]):
-            return f"{place} holds the clip {name} of another scenario"
+            start = wanted[name].start
+            return f"{place} holds the clip {name} of another scenario" + (f", or {start} has changed since" if start is not None else "")
     return None
 
 

@@ -39,21 +39,27 @@ class Request:
     """One scenario that is to become a clip.
 
     scenario.tracks: None = to be sampled from the checkpoint's track bank when it is made; () = an empty road.
-    start: a picture or video to start from, as it was written.   fps: None = the checkpoint's.
+    start: a picture or video to start from, as it was written.   fps: None = the checkpoint's.   start_hash: SHA-256 of the start's bytes;
+    no part of a table, None = not looked at.
     """
 
     scenario_id: str
     scenario: Scenario
     start: str | None = None
     fps: float | None = None
+    start_hash: str | None = None
 
     @property
     def content(self) -> str:
-        """SHA-256 over all that fixes the scenario, its name aside; the same before it is written to a table and after."""
+        """SHA-256 over all that fixes the scenario, its name aside; the same before it is written to a table and after.
+
+        A start is told by its bytes where these were looked at, else by its path.
+        """
         told = {name: getattr(self.scenario, name) for name in ("duration_s", "seed", *LABELS)}
         told |= {"boxes": hash_of_tracks(_as_stored(self.scenario)), "profiles": hash_of_profiles(_as_stored(self.scenario))}
         branch = self.scenario.branch
-        told |= {"start": self.start, "fps": self.fps} | ({} if branch is None else {"branch": f"{branch.at_s} {branch.seed}"})
+        start = self.start if self.start_hash is None else f"sha256:{self.start_hash}"
+        told |= {"start": start, "fps": self.fps} | ({} if branch is None else {"branch": f"{branch.at_s} {branch.seed}"})
         return hash_of([], [f"{name}={_plain(value)}" for name, value in told.items()])
 
 
