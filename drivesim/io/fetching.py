@@ -34,7 +34,7 @@ __all__ = ["cache_folder", "folder_to_write", "local_folder", "on_this_disk"]
 Stamps = dict[str, list[Any]]
 """File -> its size in bytes (None = not told), and all else that would tell a change of it."""
 
-TELLING = ("ETag", "etag", "md5Hash", "content_md5", "generation", "mtime", "LastModified", "last_modified", "updated", "created")
+TELLING = ("ETag", "etag", "md5Hash", "content_md5", "generation", "mtime", "LastModified", "last_modified", "updated", "created", "CRC")
 """What places call the tag or the time of a file."""
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv")
 LEFT_OUT = ("parts", "quarantine")
