@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from outgoing import label_tracks, track_of, write_clips
+from returning import same_clips, same_pieces
 
 from drivesim import cli
 from drivesim.datasets.check import check_dataset
@@ -28,12 +29,6 @@ HIGH, WIDE = 40, 80
 BOX, OTHER = (0.25, 0.25, 0.5, 0.75), (0.5, 0.125, 0.75, 0.5)
 DATA = "path: ../datasets/mine # on the author's machine\ntrain: images/train\nval: images/val\nnames:\n  0: person\n  1: Car\n  2: dog\n"
 CAR = "1 0.375 0.5 0.25 0.5\n"
-
-
-def same(back: LabelTrack, there: LabelTrack) -> None:
-    for name in ("frame", "track_id", "category", "xyxy", "ignore"):
-        np.testing.assert_array_equal(getattr(back.boxes, name), getattr(there.boxes, name), err_msg=name)
-    assert back.boxes_known.all()
 
 
 def picture(path: Path, value: int = 60) -> None:
@@ -71,16 +66,7 @@ def test_importing_our_own_export_gives_the_same_boxes(ignored: str) -> None:
             export_yolo(clips, Path(folder) / "yolo", ignored=ignored)
             summary = import_yolo(Path(folder) / "yolo", Path(folder) / "back", progress=False)
             records = read_records(Path(folder) / "back")
-            frames: list[int] = []
-            for row in records.clips.itertuples():
-                about = json.loads(row.provenance)
-                same(labels_of(records, row.clip_id), track.take(about["frames"], track.fps))
-                assert (about["clip_id"], about["drive"], row.split) == ("clip0", "clip0", "test")
-                frames += about["frames"]
-            assert frames == np.flatnonzero(track.boxes_known).tolist()
-            assert summary["dropped_boxes"] == {} == summary["left_out"] and len(records.boxes) == len(track.boxes)
-            assert (records.boxes["provenance"] == "detector:the large one").all() and np.allclose(records.boxes["occlusion"], 0.3)
-            assert records.boxes["truncated"].isna().all()
+            same_pieces(records, summary, track, "test")
 
     comes_back()
 
@@ -90,14 +76,7 @@ def test_whole_clips_come_back_under_their_names(tmp_path: Path) -> None:
     export_yolo(tmp_path / "world", tmp_path / "yolo", pictures="png")
     import_yolo(tmp_path / "yolo", tmp_path / "back", progress=False)
     assert check_dataset(tmp_path / "back")["faults"] == 0
-    made, back = read_records(tmp_path / "world"), read_records(tmp_path / "back")
-    assert back.clip_ids == made.clip_ids
-    for name in ("fps", "frames", "split", "time_of_day", "licence", "crowdedness"):
-        assert back.clips[name].tolist() == made.clips[name].tolist(), name
-    for clip_id in made.clip_ids:
-        same(labels_of(back, clip_id), labels_of(made, clip_id))
-        pictures = [read_frames(records.video_path(clip_id), indices=[7])[0].astype(int) for records in (made, back)]
-        assert np.abs(pictures[0] - pictures[1]).mean() < 3, "encoded once more"
+    same_clips(read_records(tmp_path / "back"), read_records(tmp_path / "world"), blur=3)
 
 
 def test_frames_that_did_not_leave_cut_a_clip(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ class FrameInterpolator(nn.Module):
         said = _said(labels, len(first), frames, (first.shape[-2], first.shape[-1])).to(first.device)
         plane = torch.ones_like(before[:, :1])
         x = torch.cat([before, after, place[:, None, None, None] * plane, plane], dim=1)
+        # no noise here: the place in time, 0..1 as a sigma is, goes where the U-Net is told its noise level
         out = self.motion(x, place, _middle(labels), self._told(said, labels, frames)).float()
         made = self._composed(before.float(), after.float(), out, said, place)
         return torch.cat([first[:, None], unfold_time(made, frames - 2), last[:, None]], dim=1)

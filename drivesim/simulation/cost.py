@@ -154,12 +154,12 @@ class Costs:
         return _line((1, self.interpolation(1).live), (3, self.interpolation(3).live), batch)
 
     def decode_live(self, frames: int) -> int:
-        """Bytes alive at once; no straight line, because the last levels take some frames at a time."""
-        return self.decode(frames).live
+        """Bytes alive at once in a chunk; no straight line, because the last levels take some frames at a time."""
+        return self.decode(1 if self.moves else frames).live
 
     def live(self) -> int:
         """Bytes alive at once in the pass that needs most, with the sizes of the settings."""
-        passes = [self.image().live, self.keyframes().live, self.decode_live(1 if self.moves else self.settings.decode_frames)]
+        passes = [self.image().live, self.keyframes().live, self.decode_live(self.settings.decode_frames)]
         passes += [self.interpolation_live(self.settings.batch)] if self.interpolates else []
         return max(passes + ([self.enlarge(self.upsampling.tile).live] if self.upsampling is not None else []))
 

@@ -3,9 +3,9 @@
 ``Simulator.run`` walks the plan: a first frame, keyframe windows (S = 1, then S = 2 again and again), interpolation between neighbours,
 decoding in overlapping chunks; where interpolation is by motion it works on frames, so keyframes are decoded before it, and nothing after
 it. Each pass is an iterator over the one before it; context stays in latents, and only what a later call still needs is kept, so memory
-does not grow with minutes. A rollout may begin at any frame: keyframes come from a journal
-where it has them, and every later pass starts at an absolute position, so the frames are those of a rollout from the beginning, to the
-bit. This file does not know files, videos or progress bars.
+does not grow with minutes. A rollout may begin at any frame: keyframes come from a journal where it has them, and every later pass starts
+at an absolute position, so the frames are those of a rollout from the beginning, to the bit. This file does not know files, videos or
+progress bars.
 
     K keyframes   T frames of a window   c latent channels   h, w latent size   H, W frame size
 """
@@ -280,5 +280,5 @@ class _Run:
         """(n, 3, H, W) in [-1, 1] -> uint8 (n, H, W, 3), if they are numbers."""
         if not torch.isfinite(frames).all():
             where = f"frames {chunk.first} to {chunk.last - 1} ({chunk.first / self.plan.fps:.1f} s)"
-            raise DrivesimError(f"the decoder made non-finite {where}; try --device cpu or another seed, or check the autoencoder")
+            raise DrivesimError(f"the networks made non-finite {where}; try --device cpu or another seed, or check the checkpoint")
         return as_bytes(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy()
