@@ -38,7 +38,7 @@ from drivesim.simulation.settings import QUALITIES, RolloutSettings
 from drivesim.simulation.simulator import Simulator, pick_device
 from drivesim.simulation.upsample import Upsampler, UpsamplerSettings
 
-SHOWN = ("image", "keyframes", "interpolation", "decode", "upsampling", "encode", "preview")
+SHOWN = ("image", "keyframes", "interpolation", "decode", "refinement", "upsampling", "encode", "preview")
 
 
 def main() -> None:

@@ -74,11 +74,36 @@ def test_a_box_keeps_its_pixels_and_grows_with_them() -> None:
 
 
 def test_the_nearer_box_hides_the_farther_one_even_where_it_goes_unmatched() -> None:
-    far, near = [0, 0.0, 0.0, 1.0, 1.0, 1], [0, 0.5, 0.0, 1.0, 1.0, 2]
-    both = box_motion(np.array([far, near]), np.array([far, [0, 0.25, 0.0, 0.75, 1.0, 2]]), (HEIGHT, WIDTH))
-    assert (both[0, :, : WIDTH // 2] == 0).all() and np.allclose(both[0, :, WIDTH // 2 :], -WIDTH / 4)
+    far, near = [0, 0.0, 0.25, 0.75, 0.75, 1], [0, 0.5, 0.25, 0.75, 0.75, 2]
+    both = box_motion(np.array([far, near]), np.array([far, [0, 0.25, 0.25, 0.5, 0.75, 2]]), (HEIGHT, WIDTH))
+    assert (both[0, :, : WIDTH // 2] == 0).all() and np.allclose(both[0, 8:24, WIDTH // 2 : 48], -WIDTH / 4)
     alone = box_motion(np.array([far, near]), np.array([far]), (HEIGHT, WIDTH))
-    assert alone[2, :, : WIDTH // 2].all() and not alone[2, :, WIDTH // 2 :].any()
+    assert alone[2, 8:24, : WIDTH // 2].all() and not alone[2, :, WIDTH // 2 :].any()
+
+
+def test_a_box_cut_by_the_border_is_held_at_its_free_edge() -> None:
+    cut, whole = [0, 0.0, 0.25, 0.25, 0.75, 7], [0, 0.25, 0.375, 0.5, 0.625, 7]
+    said = box_motion(np.array([cut]), np.array([whole]), (HEIGHT, WIDTH))
+    rows, columns = np.nonzero(said[2])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 23, 0, 15)
+    assert np.allclose(said[2, rows, columns], 0.25)  # half as high there, so half as wide: a quarter of the detail
+    assert np.allclose(columns + 0.5 + said[0, rows, columns], 32 + (columns + 0.5 - 16) / 2, atol=1e-4)
+    assert np.allclose(rows + 0.5 + said[1, rows, columns], 12 + (rows + 0.5 - 8) / 2, atol=1e-4)
+
+
+def test_what_lies_beyond_the_border_in_the_other_frame_is_not_taken_from_there() -> None:
+    whole, cut = [0, 0.25, 0.25, 0.5, 0.5, 7], [0, 0.75, 0.25, 1.0, 0.5, 7]
+    leaving = [0, 0.875, 0.25, 1.0, 0.5, 7]
+    assert (box_motion(np.array([whole]), np.array([cut]), (HEIGHT, WIDTH))[2, 8:16, 16:32] == 1).all()
+    half = box_motion(np.array([whole]), np.array([leaving]), (HEIGHT, WIDTH))
+    assert (half[2, 8:16, 16:24] == 1).all() and not half[:, :, 24:].any()
+
+
+def test_a_box_cut_on_two_sides_says_nothing() -> None:
+    corner, whole = [0, 0.0, 0.5, 0.25, 1.0, 7], [0, 0.25, 0.25, 0.5, 0.5, 7]
+    wide = [0, 0.0, 0.25, 1.0, 0.5, 7]
+    for here, there in [(corner, whole), (whole, corner), (wide, whole)]:
+        assert not box_motion(np.array([here]), np.array([there]), (HEIGHT, WIDTH)).any()
 
 
 @pytest.mark.parametrize("box", [[0, 0.2, 0.2, 0.2, 0.9, 1], [0, -0.5, -0.5, -0.1, -0.1, 1], [0, 1.2, 0.1, 1.5, 0.5, 1], EMPTY])

@@ -12,6 +12,7 @@ from drivesim.diffusion.objective import EndPoints, FirstFrames, LowFrames
 from drivesim.io.checkpoints import UPSAMPLERS, Checkpoint, load_checkpoint, save_network, save_settings
 from drivesim.models.autoencoder import Autoencoder, IdentityAutoencoder
 from drivesim.models.frame_interpolator import FrameInterpolator
+from drivesim.models.refiner import Refiner
 from drivesim.models.unet import ImageUNet
 from drivesim.models.video_unet import VideoUNet
 
@@ -81,6 +82,19 @@ def make_moving(folder: Path) -> Checkpoint:
     save_network(folder / "interpolation", network, {"stage": "toy"})
     save_settings(folder, {**load_checkpoint(folder).settings, "interpolation": {"calls": 1, "noise": 0.0}})
     return load_checkpoint(folder)
+
+
+def make_refining(folder: Path) -> Checkpoint:
+    """Add a refiner."""
+    torch.manual_seed(4)
+    network = toy_refiner()
+    _shake(network)
+    save_network(folder / "refiner", network, {"stage": "toy"})
+    return load_checkpoint(folder)
+
+
+def toy_refiner() -> Refiner:
+    return Refiner(8, (1, 2), 1, (2,), head_channels=8, embedding=16)
 
 
 def toy_interpolator() -> FrameInterpolator:

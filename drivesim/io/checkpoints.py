@@ -25,7 +25,7 @@ from drivesim.recipes import RecipeError, build
 
 from .atomic import replacing, write_json
 
-__all__ = ["FAST", "FORMAT", "NETWORKS", "STAGES", "UPSAMPLERS", "VERSION", "Checkpoint", "CheckpointError", "file_hash",
+__all__ = ["FAST", "FORMAT", "NETWORKS", "REFINER", "STAGES", "UPSAMPLERS", "VERSION", "Checkpoint", "CheckpointError", "file_hash",
            "load_checkpoint", "load_network", "save_network", "save_settings"]  # fmt: skip
 
 FORMAT = "drivesim-checkpoint"
@@ -39,7 +39,9 @@ UPSAMPLERS = {
     "upsampler_image_fast": "6_upsampler_image_fast", "upsampler_fast": "6_upsampler_fast",
 }  # fmt: skip
 """Networks that a folder may hold besides: 4x upsampling frame by frame and over time, in many calls and in one."""
-STAGES = {**NETWORKS, **FAST, **UPSAMPLERS}
+REFINER = {"refiner": "7_refiner"}
+"""And what gives finished frames what they lack."""
+STAGES = {**NETWORKS, **FAST, **UPSAMPLERS, **REFINER}
 PRESETS = ("mini", "rds", "toy")
 WEIGHTS = Path(drivesim.__file__).parent / "weights"
 

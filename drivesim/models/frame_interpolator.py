@@ -30,11 +30,13 @@ Labels = Mapping[str, Tensor]
 CHANNELS = 8
 """Of the U-Net. In: both known frames, the place in time, 1. Out: motion to either (2 + 2), whom to trust (1), what is to be mended (3)."""
 MOTION_CHANNELS = 2 * 3
-"""Of what boxes say, for each known frame: motion x, y in units of ``REACH``, and where they say it."""
+"""Of what boxes say, for each known frame: motion x, y in units of ``REACH``, and how much detail is there."""
 REACH = 8.0
 """Pixels of motion for one unit of the U-Net's output."""
 ONE_SIDED = 4.0
-"""How strongly a vehicle that has a box in one known frame alone is taken from there, in logits."""
+"""How strongly a vehicle that is in one known frame alone, or larger there, is taken from there, in logits."""
+BORDER = 1e-4
+"""A box that ends so near the picture's border, in units of the picture, may go on beyond it."""
 
 
 class FrameInterpolator(nn.Module):
@@ -126,7 +128,8 @@ def box_motion(boxes: np.ndarray, other: np.ndarray, size: tuple[int, int]) -> n
         size: (H, W).
 
     Returns:
-        float32 (3, H, W): motion x, y in pixels from here to there, and 1 where a box with that track is in both frames.
+        float32 (3, H, W): motion x, y in pixels from here to there, and, where a box with that track is in both frames and the motion stays
+        in the picture, how much of its detail is there: 1, or less where it is smaller there.
     """
     height, width = size
     said = np.zeros((3, height, width), np.float32)
@@ -138,21 +141,35 @@ def box_motion(boxes: np.ndarray, other: np.ndarray, size: tuple[int, int]) -> n
         top, bottom = (math.ceil(min(max(edge, 0), 1) * height - 0.5) for edge in (box[2], box[4]))
         if right <= left or bottom <= top:
             continue
+        said[:, top:bottom, left:right] = 0  # it hides what is behind, even where it says nothing itself
         match = there.get(box[5])
-        if match is None:
-            said[:, top:bottom, left:right] = 0  # it hides what is behind, and says nothing itself
+        ways = None if match is None else _ways(box, match)
+        if ways is None:
             continue
-        said[0, top:bottom, left:right] = _along((np.arange(left, right) + 0.5) / width, box[1::2][:2], match[1::2][:2]) * width
-        said[1, top:bottom, left:right] = _along((np.arange(top, bottom) + 0.5) / height, box[2:5:2], match[2:5:2])[:, None] * height
-        said[2, top:bottom, left:right] = 1
+        places = ((np.arange(left, right) + 0.5) / width, ((np.arange(top, bottom) + 0.5) / height)[:, None])
+        x, y = (scale * place + offset for place, (scale, offset) in zip(places, ways, strict=True))
+        inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
+        detail = min(1.0, ways[0][0] * ways[1][0])
+        moves = [(x - places[0]) * width + 0 * y, (y - places[1]) * height + 0 * x, np.full(inside.shape, detail)]
+        said[:, top:bottom, left:right] = np.where(inside, np.stack(moves), 0)
     return said
 
 
-def _along(place: np.ndarray, span: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Steps that lead from places within ``span`` (low, high) to the same share of ``target``."""
-    share = (place - span[0]) / max(span[1] - span[0], 1e-9)
-    moved: np.ndarray = target[0] + share * (target[1] - target[0]) - place
-    return moved
+def _ways(box: np.ndarray, match: np.ndarray) -> list[tuple[float, float]] | None:
+    """(scale, offset) from a box to the same vehicle's in another frame, for x and y; None where the boxes do not tell.
+
+    Boxes end at the picture's border where the vehicle does not. Such an axis has the scale of the other one, and is held at its free edge.
+    """
+    spans = [(box[[low, low + 2]].astype(float), match[[low, low + 2]].astype(float)) for low in (1, 2)]
+    cuts = [np.any(np.abs(np.stack([here, there]) - (0, 1)) <= BORDER, axis=0) for here, there in spans]
+    scales = [max(there[1] - there[0], 0.0) / max(here[1] - here[0], 1e-9) for here, there in spans]
+    ways = []
+    for axis, ((here, there), cut) in enumerate(zip(spans, cuts, strict=True)):
+        if cut.all() or (cut.any() and cuts[1 - axis].any()):
+            return None
+        scale, edge = scales[1 - axis] if cut.any() else scales[axis], int(cut[0])
+        ways.append((scale, float(there[edge] - scale * here[edge])))
+    return ways
 
 
 def _said(labels: Labels | None, count: int, frames: int, size: tuple[int, int]) -> Tensor:

@@ -138,8 +138,8 @@ def _sized(costs: Costs, room: int, device: str, given: Collection[str]) -> Fitt
         chunk = _largest(CHUNKS, "decode_frames", device, lambda size: waiting(size) + _taken(costs, device, costs.decode_live(size)), left)
         settings = replace(settings, decode_frames=chunk)
     left -= waiting(settings.decode_frames)
-    if "batch" not in given and costs.interpolates:
-        batch = _largest(BATCHES, "batch", device, lambda size: _taken(costs, device, costs.interpolation_live(size)), left)
+    if "batch" not in given and (costs.interpolates or costs.refines):
+        batch = _largest(BATCHES, "batch", device, lambda size: _taken(costs, device, costs.batch_live(size)), left)
         settings = replace(settings, batch=batch)
     if upsampling is not None and "tile" not in given:
         tiles = [size for size in TILES if size == 0 or size >= 2 * upsampling.tile_overlap]

@@ -81,6 +81,7 @@ class Costs:
     def _loaded(self, networks: Mapping[str, nn.Module]) -> list[str]:
         passes = [kind for kind in self.serving if kind != "interpolation" or self.interpolates]
         wanted = ["autoencoder", *(self.serving[kind].name for kind in passes), *([self.enlarger] if self.enlarger else [])]
+        wanted += ["refiner"] if self.settings.refine else []
         return [name for name in wanted if name in networks]
 
     def _precision(self, name: str) -> str:
@@ -133,6 +134,16 @@ class Costs:
         latents = (1, reach + frames + reach, *self.latent_shape)
         return self._once(("decode", frames), lambda: self.autoencoder.decode(torch.zeros(latents), slice(reach, reach + frames)))
 
+    @property
+    def refines(self) -> bool:
+        """Finished frames go through a refiner."""
+        return "refiner" in self.networks
+
+    def refinement(self, frames: int = 1) -> Call:
+        """``frames`` finished frames."""
+        shape = (frames, 3, *self.frame_shape)
+        return self._once(("refiner", frames), lambda: self.networks["refiner"](torch.zeros(shape)))
+
     def enlarge(self, tile: int) -> Call:
         """One window of one tile of ``tile`` small pixels, 0 = whole frames, and the whole frames that it is a piece of."""
         network, told, factor = self._enlarger, self.model[str(self.enlarger)], self._factor
@@ -153,6 +164,15 @@ class Costs:
         """Bytes alive at once, from the straight line through two batches."""
         return _line((1, self.interpolation(1).live), (3, self.interpolation(3).live), batch)
 
+    def batch_live(self, batch: int) -> int:
+        """Bytes alive at once in the passes that ``batch`` is the size of."""
+        interpolating = self.interpolation_live(batch) if self.interpolates else 0
+        return max(interpolating, self.refinement_live(batch) if self.refines else 0)
+
+    def refinement_live(self, batch: int) -> int:
+        """Bytes alive at once, from the straight line through two batches."""
+        return _line((1, self.refinement(1).live), (3, self.refinement(3).live), batch)
+
     def decode_live(self, frames: int) -> int:
         """Bytes alive at once in a chunk; no straight line, because the last levels take some frames at a time."""
         return self.decode(1 if self.moves else frames).live
@@ -160,7 +180,7 @@ class Costs:
     def live(self) -> int:
         """Bytes alive at once in the pass that needs most, with the sizes of the settings."""
         passes = [self.image().live, self.keyframes().live, self.decode_live(self.settings.decode_frames)]
-        passes += [self.interpolation_live(self.settings.batch)] if self.interpolates else []
+        passes.append(self.batch_live(self.settings.batch))
         return max(passes + ([self.enlarge(self.upsampling.tile).live] if self.upsampling is not None else []))
 
     def waiting(self, frames: int | None = None) -> int:
@@ -187,6 +207,8 @@ class Costs:
         if pairs:
             result["interpolation"] = pairs * steps["interpolation"] * self.interpolation().flop
         result["decode"] = self._decoding(plan.keyframes if self.moves else plan.frames)
+        if self.refines:
+            result["refinement"] = plan.frames * self.refinement().flop
         if self.upsampling is not None:
             result["upsampling"] = self._enlarging(plan.frames, self.upsampling)
         return result

@@ -62,6 +62,8 @@ class RolloutSettings:
     """Frames decoded at a time."""
     max_boxes: int = 32
     """Boxes per frame that the networks are told of: the largest ones."""
+    refine: bool = True
+    """Whether finished frames go through the refiner, where the checkpoint holds one."""
     precision: str = "float32"
     compile: str = "none"
     """See ``accelerate``."""
@@ -73,6 +75,8 @@ class RolloutSettings:
         for name in ("steps_image", "steps_keyframes", "steps_interpolation", "batch", "decode_frames", "max_boxes"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise UsageError(f"rollout.{name} must be a whole number from 1, not {getattr(self, name)}")
+        if not isinstance(self.refine, bool):
+            raise UsageError(f"rollout.refine must be true or false, not {self.refine}")
         for name in ("context_level", "interpolation_context_level"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"rollout.{name} must lie in 0..1, not {getattr(self, name)}")

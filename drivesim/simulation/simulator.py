@@ -2,10 +2,10 @@
 
 ``Simulator.run`` walks the plan: a first frame, keyframe windows (S = 1, then S = 2 again and again), interpolation between neighbours,
 decoding in overlapping chunks; where interpolation is by motion it works on frames, so keyframes are decoded before it, and nothing after
-it. Each pass is an iterator over the one before it; context stays in latents, and only what a later call still needs is kept, so memory
-does not grow with minutes. A rollout may begin at any frame: keyframes come from a journal where it has them, and every later pass starts
-at an absolute position, so the frames are those of a rollout from the beginning, to the bit. This file does not know files, videos or
-progress bars.
+it. Where the checkpoint holds a refiner, every finished frame goes through it. Each pass is an iterator over the one before it; context
+stays in latents, and only what a later call still needs is kept, so memory does not grow with minutes. A rollout may begin at any frame:
+keyframes come from a journal where it has them, and every later pass starts at an absolute position, so the frames are those of a rollout
+from the beginning, to the bit. This file does not know files, videos or progress bars.
 
     K keyframes   T frames of a window   c latent channels   h, w latent size   H, W frame size
 """
@@ -26,6 +26,7 @@ from drivesim.io.checkpoints import Checkpoint
 from drivesim.labels import LabelTrack, Scenario
 from drivesim.models.autoencoder import Autoencoder, IdentityAutoencoder
 from drivesim.models.frame_interpolator import FrameInterpolator
+from drivesim.models.refiner import Refiner
 from drivesim.models.unet import ImageNetwork
 from drivesim.models.video_unet import FrameByFrame, VideoUNet
 from drivesim.shapes import as_bytes, as_floats
@@ -75,6 +76,7 @@ class Simulator:
         self.interpolation: VideoUNet | FrameInterpolator | None = (
             self._network(self.networks["interpolation"].name, VideoUNet, FrameInterpolator) if between else None
         )
+        self.refiner: Refiner | None = self._network("refiner", Refiner) if settings.refine and "refiner" in checkpoint.networks else None
         size = self.autoencoder.downsample
         self.latent_shape = (self.autoencoder.latent_channels, self.height // size, self.width // size)
 
@@ -104,7 +106,8 @@ class Simulator:
         samplers = {kind: how.sampler for kind, how in self.how.items()}
         if isinstance(self.interpolation, FrameInterpolator):
             samplers["interpolation"] = "motion"
-        return {kind: {"network": names[kind], "sampler": samplers[kind], "steps": how.steps} for kind, how in self.how.items()}
+        serving = {kind: {"network": names[kind], "sampler": samplers[kind], "steps": how.steps} for kind, how in self.how.items()}
+        return serving if self.refiner is None else {**serving, "refinement": {"network": "refiner", "sampler": "none", "steps": 1}}
 
     def plan(self, scenario: Scenario, given: int = 1) -> RolloutPlan:
         """The integers of a rollout of ``scenario``; given: keyframes that it starts from.
@@ -213,7 +216,7 @@ class _Run:
             pieces = self._shown(pieces)
         for level in range(self.plan.levels):
             pieces = self._interpolated(pieces, level, begin * FACTOR**level)
-        finish = self._checked if moved else self._decoded
+        finish = self._finished if moved else self._decoded
         for one, part in self._cut(pieces, begin * FACTOR**self.plan.levels, chain([chunk], chunks)):
             first = max(one.first, first_frame)
             yield Step(finish(part, one)[first - one.first :], self.lane.labels.at(range(first, one.last), self.plan.fps), first)
@@ -274,11 +277,22 @@ class _Run:
 
     def _decoded(self, latents: Tensor, chunk: Chunk) -> np.ndarray:
         with self.timed("decode"):
-            return self._checked(self.simulator.autoencoder.decode(latents[None], chunk.kept)[0], chunk)
+            frames = self.simulator.autoencoder.decode(latents[None], chunk.kept)[0]
+        return self._finished(frames, chunk)
 
-    def _checked(self, frames: Tensor, chunk: Chunk) -> np.ndarray:
-        """(n, 3, H, W) in [-1, 1] -> uint8 (n, H, W, 3), if they are numbers."""
+    def _finished(self, frames: Tensor, chunk: Chunk) -> np.ndarray:
+        """(n, 3, H, W) in [-1, 1] -> refined if there is a refiner, as uint8 (n, H, W, 3), if they are numbers."""
+        if self.simulator.refiner is not None:
+            frames = self._refined(self.simulator.refiner, frames, chunk)
         if not torch.isfinite(frames).all():
             where = f"frames {chunk.first} to {chunk.last - 1} ({chunk.first / self.plan.fps:.1f} s)"
             raise DrivesimError(f"the networks made non-finite {where}; try --device cpu or another seed, or check the checkpoint")
         return as_bytes(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    def _refined(self, refiner: Refiner, frames: Tensor, chunk: Chunk) -> Tensor:
+        """A whole chunk, whichever of its frames are wanted, in pieces at the same places of it: so the bits do not depend on the wish."""
+        told = self.lane.told(range(chunk.first, chunk.last), self.plan.fps)
+        with self.timed("refinement"):
+            labels = {name: value[0].to(frames.device) for name, value in told.items()}
+            pieces = [slice(first, first + self.settings.batch) for first in range(0, len(frames), self.settings.batch)]
+            return torch.cat([refiner(frames[piece], {name: value[piece] for name, value in labels.items()}) for piece in pieces])

@@ -16,7 +16,7 @@ from drivesim.io.checkpoints import STAGES, CheckpointError, load_checkpoint, lo
 from drivesim.recipes import build
 from drivesim.training.stage_module import StageModule
 
-__all__ = ["export_parts", "trained_network", "trained_video_autoencoder"]
+__all__ = ["export_parts", "trained_detector", "trained_network", "trained_video_autoencoder"]
 
 
 def export_parts(
@@ -53,6 +53,20 @@ def trained_network(folder: str | Path, name: str) -> nn.Module:
             f"{folder}: no {name} network yet; train it first: drivesim train experiment=PRESET/{STAGES[name]} out={folder} (same PRESET)"
         )
     return load_network(folder / name)
+
+
+def trained_detector(folder: str | Path | None) -> nn.Module | None:
+    """The box detector that was trained into ``folder``; None where no folder is named.
+
+    Raises:
+        CheckpointError: it is not there, with the command that makes it, or its files do not fit.
+    """
+    if folder is None:
+        return None
+    path = Path(folder) / "detector"
+    if not path.with_suffix(".json").exists():
+        raise CheckpointError(f"{folder}: no detector yet; train it first: drivesim train experiment=PRESET/detector out={folder}")
+    return load_network(path)
 
 
 def trained_video_autoencoder(folder: str | Path, levels: int = 2, kernel: int = 1) -> nn.Module:

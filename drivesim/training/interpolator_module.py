@@ -1,4 +1,5 @@
-"""Training frames between frames by motion: what is made is held against what was filmed, in pixels and as a perceptual distance.
+"""Training frames between frames by motion: what is made is held against what was filmed, in pixels and as a perceptual distance, and a
+critic may ask that whole windows look filmed, so that frames in between are as sharp as the known ones.
 
 This file does not know diffusion, latents, configuration or how windows are read.
 
@@ -18,6 +19,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from drivesim.models.conditioning import drop_labels
 from drivesim.models.frame_interpolator import FrameInterpolator
 from drivesim.shapes import as_floats
+from drivesim.training.adversarial import adversarial
+from drivesim.training.freeze import weight_groups
 from drivesim.training.learning_rate import Optimization
 from drivesim.training.stage_module import Batch, Part, StageModule
 
@@ -32,14 +35,18 @@ class InterpolatorModule(StageModule):
         perceptual: distance of folded frames, or None; of one frame of each window, drawn anew each time, because it costs more than the
             interpolator does.   perceptual_weight: beside the L1 distance of all frames, whose weight is 1.
         label_dropout: probability of dropping each label; None = that of ``models.conditioning``.
+        critic: PatchDiscriminator3d of whole windows, known frames included, or None.   adversarial_weight: of what it wants.
+        critic_scale: its learning rate in units of the interpolator's.
     """
 
     def __init__(
         self, network: FrameInterpolator, optimization: Optimization, ema_decay: float = 0.999, seed: int = 0,
         perceptual: nn.Module | None = None, perceptual_weight: float = 0.5, label_dropout: Mapping[str, float] | float | None = None,
+        critic: nn.Module | None = None, adversarial_weight: float = 0.03, critic_scale: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__(network, optimization, ema_decay, seed, helpers=("perceptual",))
         self.perceptual, self.perceptual_weight, self.label_dropout = perceptual, perceptual_weight, label_dropout
+        self.critic, self.adversarial_weight, self.critic_scale = critic, adversarial_weight, critic_scale
 
     def parts(self) -> dict[str, Part]:
         return {"interpolation": Part("average.", self.average)}
@@ -48,13 +55,21 @@ class InterpolatorModule(StageModule):
         """One call, from no noise, whichever quality is asked for."""
         return {"interpolation": {"calls": 1, "noise": 0.0}}
 
+    def trained_groups(self) -> list[dict[str, Any]]:
+        critic = () if self.critic is None else self.critic.parameters()
+        return super().trained_groups() + weight_groups(critic, self.optimization.weight_decay, scale=self.critic_scale)
+
     # steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         frames = as_floats(batch["frames"])
         draws = self.draws("train", self.batches)
         labels = drop_labels(batch["labels"], self.label_dropout, draws)
-        terms = self._distances(self.network(frames[:, 0], frames[:, -1], labels, frames.shape[1]), frames, draws)
+        made = self.network(frames[:, 0], frames[:, -1], labels, frames.shape[1])
+        terms = self._distances(made, frames, draws)
+        if self.critic is not None:
+            displeased, terms["critic"] = adversarial(self.critic, made, frames)
+            terms["adversarial"] = self.adversarial_weight * displeased
         loss = sum(terms.values(), start=frames.new_zeros(()))
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
         self.log("train/loss", loss, prog_bar=True)

@@ -1,0 +1,51 @@
+"""The last look at a frame before it leaves: what generated frames lack beside filmed ones, in one call.
+
+Latents are learned by squared errors, so what they leave open comes out as a blur; the frames between keyframes are moved, so they come out
+softer still. A refiner (Shrivastava et al. 2017, "Learning from simulated and unsupervised images through adversarial training") takes each
+frame with its labels and boxes and adds what is missing. It looks at single frames: what it makes depends on nothing but the frame, so a
+rollout may begin anywhere. This file does not know latents, noise, critics or where frames come from.
+
+    F frames   H, W frame size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from drivesim.models.unet import ImageUNet
+from drivesim.recipes import recipe
+
+__all__ = ["Refiner"]
+
+
+class Refiner(nn.Module):
+    """Frames -> frames, labels -> the same scene as if it had been filmed. New, it changes nothing.
+
+    Args:
+        base, multipliers, blocks, attention, head_channels, embedding: of the U-Net, see ``ImageUNet``.
+        stem: space-to-depth before it; boxes are painted into cells of ``stem`` x ``stem`` pixels.
+        labels: scalar labels that it is told.
+    """
+
+    def __init__(
+        self, base: int = 40, multipliers: Sequence[int] = (1, 2, 4), blocks: int = 1, attention: Sequence[int] = (4,),
+        head_channels: int = 40, embedding: int = 128, stem: int = 4, labels: Sequence[str] = ("time_of_day",),
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.recipe = recipe(
+            self, base=base, multipliers=multipliers, blocks=blocks, attention=attention, head_channels=head_channels, embedding=embedding,
+            stem=stem, labels=labels,
+        )  # fmt: skip
+        self.unet = ImageUNet(3, base, multipliers, blocks, attention, head_channels, embedding, labels, boxes=True, stem=stem)
+
+    def forward(self, frames: Tensor, labels: Mapping[str, Tensor] | None = None) -> Tensor:
+        """frames (F, 3, H, W), about [-1, 1]; labels of F frames, or None -> (F, 3, H, W), not clipped, float32.
+
+        Raises:
+            ValueError: H or W not divisible as the U-Net needs it.
+        """
+        nothing = torch.zeros(len(frames), device=frames.device)  # there is no noise here
+        return frames.float() + self.unet(frames, nothing, labels).float()

@@ -1,0 +1,171 @@
+"""Training the refiner: made frames are to look filmed, to show what was asked for, and to stay the scene that they were.
+
+Four wishes at once. A critic of clips and of frames beside their boxes wants what was filmed. A frozen detector wants vehicles where boxes
+are, and nowhere else ("reward" or "consistency" feedback; Li et al. 2024, "ControlNet++"). Where something of a recording is left in what
+was made, a perceptual distance draws to that recording, the more the more is left. And means over large cells stay what they were, so that
+neither colour nor light is made up. This file does not know configuration, files, or how windows are made.
+
+Legend: B batch   N frames of a stretch   F = B * N   H, W frame size
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drivesim.models.conditioning import drop_labels
+from drivesim.models.detector import BoxDetector
+from drivesim.models.discriminator import ClipDiscriminator, FeatureDiscriminator, PatchDiscriminator3d
+from drivesim.models.refiner import Refiner
+from drivesim.shapes import as_floats, fold_time, unfold_time
+from drivesim.training.adversarial import adversarial
+from drivesim.training.autoencoder_module import perceptual_or_none
+from drivesim.training.detector_module import detector_losses, encode
+from drivesim.training.freeze import weight_groups
+from drivesim.training.learning_rate import Optimization
+from drivesim.training.stage_module import Batch, Part, StageModule
+from drivesim.training.window_maker import MadeWindow, WindowMaker
+
+__all__ = ["RefinerModule", "clip_critic"]
+
+CELL = 16
+"""Pixels of the cells whose means are to stay."""
+
+
+def clip_critic(width: int = 16, tower: int = 64) -> ClipDiscriminator | None:
+    """A critic of clips and of features of their frames; a warning and None where the weights of the features are not installed."""
+    perceptual = perceptual_or_none(stages=4)
+    if perceptual is None:
+        return None
+    return ClipDiscriminator(PatchDiscriminator3d(width), FeatureDiscriminator(perceptual.features, width=tower))
+
+
+class RefinerModule(StageModule):
+    """Train a Refiner on what a checkpoint makes of recorded windows (b, t, 3, H, W).
+
+    Args:
+        network: the refiner.   maker: makes frames from recordings.   optimization, ema_decay, seed: see StageModule.
+        perceptual: distance of folded frames, or None.   critic: ClipDiscriminator, or None.
+        detector: that confirms boxes, frozen; neither the one that judges nor the one that filters. None = no such wish.
+        perceptual_weight, detector_weight, adversarial_weight, mean_weight: of the four wishes.
+        picked_frames: so many of each stretch, drawn anew each time, are held against the recording and judged one by one.
+        critic_scale: the critic's learning rate in units of the refiner's.
+        label_dropout: probability of dropping each label, boxes included.
+    """
+
+    def __init__(
+        self, network: Refiner, maker: WindowMaker, optimization: Optimization, ema_decay: float = 0.995, seed: int = 0,
+        perceptual: nn.Module | None = None, critic: nn.Module | None = None, detector: BoxDetector | None = None,
+        perceptual_weight: float = 1.0, detector_weight: float = 0.1, adversarial_weight: float = 0.2, mean_weight: float = 1.0,
+        picked_frames: int = 6, critic_scale: float = 2.0, label_dropout: float = 0.05,
+    ) -> None:  # fmt: skip
+        super().__init__(network, optimization, ema_decay, seed, helpers=("maker", "perceptual", "detector", "critic.frames.features"))
+        self.maker, self.perceptual, self.critic = maker, perceptual, critic
+        self.detector = None if detector is None else detector.requires_grad_(False).eval()
+        self.perceptual_weight, self.detector_weight, self.mean_weight = perceptual_weight, detector_weight, mean_weight
+        self.adversarial_weight, self.picked_frames = adversarial_weight, picked_frames
+        self.critic_scale, self.label_dropout = critic_scale, label_dropout
+
+    def parts(self) -> dict[str, Part]:
+        return {"refiner": Part("average.", self.average)}
+
+    def trained_groups(self) -> list[dict[str, Any]]:
+        learning = () if self.critic is None else (weight for weight in self.critic.parameters() if weight.requires_grad)
+        return super().trained_groups() + weight_groups(learning, self.optimization.weight_decay, scale=self.critic_scale)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if self.detector is not None:
+            self.detector.eval()  # its statistics are its own
+
+    # steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        draws = self.draws("train", self.batches)
+        window = self._window(batch, draws)
+        refined = self._refined(self.network, window, drop_labels(window.labels, self.label_dropout, draws))
+        picked = self._picked(refined, draws)
+        terms = self._wishes(refined, window, picked)
+        if self.critic is not None:
+            displeased, terms["critic"] = adversarial(self.critic, refined, window.recorded, window.labels, picked)
+            terms["adversarial"] = self.adversarial_weight * displeased
+        loss = sum(terms.values(), start=refined.new_zeros(()))
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        self.log("train/loss", loss, prog_bar=True)
+        return self.counted(loss)
+
+    def _window(self, batch: Batch, draws: torch.Generator) -> MadeWindow:
+        window: MadeWindow = self.maker(as_floats(batch["frames"]), batch["labels"], draws)
+        return window
+
+    @staticmethod
+    def _refined(network: nn.Module, window: MadeWindow, labels: dict[str, Tensor]) -> Tensor:
+        told = {name: fold_time(value) for name, value in labels.items()}
+        return unfold_time(network(fold_time(window.made), told), window.made.shape[1])
+
+    def _picked(self, frames: Tensor, draws: torch.Generator) -> Tensor:
+        """Numbers of frames of (b, n, ...)."""
+        return torch.randperm(frames.shape[1], generator=draws)[: self.picked_frames].to(frames.device)
+
+    def _wishes(self, refined: Tensor, window: MadeWindow, picked: Tensor) -> dict[str, Tensor]:
+        """All but the critic's, weighted, by name; scalars."""
+        cell = min(CELL, *refined.shape[-2:])
+        after, before = (F.avg_pool2d(fold_time(frames), cell) for frames in (refined, window.made))
+        terms = {"mean": self.mean_weight * F.l1_loss(after, before)}
+        if self.perceptual is not None and self.perceptual_weight > 0:
+            terms["perceptual"] = self.perceptual_weight * self._distance(refined, window, picked)
+        if self.detector is not None and self.detector_weight > 0:
+            terms["detector"] = self.detector_weight * self._unconfirmed(refined, window)
+        return terms
+
+    def _distance(self, refined: Tensor, window: MadeWindow, picked: Tensor) -> Tensor:
+        """To the recordings, of the picked frames of each stretch, by how much of them is left."""
+        assert self.perceptual is not None
+        apart = [
+            left * self.perceptual(one[picked], wanted[picked]).float()
+            for left, one, wanted in zip(window.left, refined, window.recorded, strict=True) if left > 0
+        ]  # fmt: skip
+        return torch.stack(apart).sum() / len(refined) if apart else refined.new_zeros(())
+
+    def _unconfirmed(self, refined: Tensor, window: MadeWindow) -> Tensor:
+        """What the detector misses of the boxes and the time of day that were asked for."""
+        assert self.detector is not None
+        labels = {name: fold_time(window.labels[name]) for name in ("boxes", "boxes_known", "time_of_day")}
+        wanted = encode(labels["boxes"], labels["boxes_known"], *refined.shape[-2:])
+        losses = detector_losses(self.detector(fold_time(refined)), wanted, labels["time_of_day"])
+        return torch.stack(list(losses.values())).sum()
+
+    # judging
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same draws at every validation. What a critic says means nothing over time; sharpness over that of recordings does."""
+        draws = self.draws("validation", batch_idx)
+        window = self._window(batch, draws)
+        refined = self._refined(self.average, window, window.labels)
+        terms = self._wishes(refined, window, self._picked(refined, draws))
+        loss = self.finite(sum(terms.values(), start=refined.new_zeros(())), "validation loss")
+        sharp = [_sharpness(frames) for frames in (refined, window.recorded)]
+        values = {"val/loss": loss, "val/sharpness": sharp[0] / sharp[1].clamp(min=1e-9)}
+        values |= {f"val/{name}": value for name, value in terms.items()}
+        self.log_dict(values, prog_bar=True, batch_size=len(refined), sync_dist=True)
+
+    @torch.no_grad()
+    def windows(self, batch: Batch, index: int) -> tuple[Tensor, Tensor]:
+        """Stretches as recorded, and as made and refined."""
+        window = self._window(batch, self.draws("pictures", index))
+        return window.recorded, self._refined(self.average, window, window.labels).clamp(-1, 1)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Recorded, made, refined: rows in threes."""
+        window = self._window(batch, self.draws("pictures", 0))
+        rows = [window.recorded, window.made, self._refined(self.average, window, window.labels)]
+        return {"samples": torch.stack(rows, dim=1).flatten(0, 1)}
+
+
+def _sharpness(frames: Tensor) -> Tensor:
+    """Mean difference of neighbouring pixels."""
+    return frames.diff(dim=-1).abs().mean() + frames.diff(dim=-2).abs().mean()
