@@ -2,15 +2,15 @@
 
 The same held-out spans are shown several times, each time with one more stage that makes instead of being given: recordings decoded from
 their own latents; recorded keyframes with a linear mix of latents between them; recorded keyframes with the interpolation network between
-them; everything made, from labels alone. Beside the distance stand what it hides: PSNR where there is a truth, and sharpness and change
-from frame to frame by place between keyframes, because a picture that is sharp at keyframes only pulses. This file does not know which
-numbers are wanted.
+them; everything made, from labels alone; the last two once more, refined, where there is a refiner. Beside the distance stand what it
+hides: PSNR where there is a truth, and sharpness and change from frame to frame by place between keyframes, because a picture that is sharp
+at keyframes only pulses. This file does not know which numbers are wanted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -45,10 +45,18 @@ class Given:
 
 
 class _Maker:
-    """Frames of a span, uint8 (t, H, W, 3), with more and more of them made."""
+    """Frames of a span, uint8 (t, H, W, 3), with more and more of them made. whole: with the refiner, ``simulator`` without."""
 
-    def __init__(self, simulator: Simulator, task: Task) -> None:
-        self.simulator, self.task = simulator, task
+    def __init__(self, whole: Simulator, task: Task) -> None:
+        self.whole, self.task = whole, task
+        self.simulator = whole
+        if whole.refiner is not None:
+            self.simulator = Simulator(whole.checkpoint, replace(whole.settings, refine=False), whole.device)
+
+    @property
+    def rungs(self) -> list[str]:
+        """Those that differ."""
+        return [name for name in RUNGS if self.whole.refiner is not None or name not in REFINED]
 
     def recorded(self, span: Span) -> np.ndarray:
         frames = span.dataset.frames(span.clip, np.arange(span.first, span.first + span.frames))
@@ -66,15 +74,21 @@ class _Maker:
         return as_bytes(linear_between(frames)).permute(0, 2, 3, 1).numpy()
 
     def interpolation(self, span: Span) -> np.ndarray:
-        return self._run(span, keyframes=self._latents(span)[::FACTOR])
+        return self._run(self.simulator, span, keyframes=self._latents(span)[::FACTOR])
+
+    def interpolation_refined(self, span: Span) -> np.ndarray:
+        return self._run(self.whole, span, keyframes=self._latents(span)[::FACTOR])
 
     def everything(self, span: Span) -> np.ndarray:
-        return self._run(span)
+        return self._run(self.simulator, span)
 
-    def _run(self, span: Span, keyframes: Tensor | None = None) -> np.ndarray:
+    def everything_refined(self, span: Span) -> np.ndarray:
+        return self._run(self.whole, span)
+
+    def _run(self, simulator: Simulator, span: Span, keyframes: Tensor | None = None) -> np.ndarray:
         scenario = self.task.scenario(span)
-        journal = None if keyframes is None else Given(self.simulator.plan(scenario), keyframes)
-        return np.concatenate([step.frames for step in self.simulator.run(scenario, journal=journal)])
+        journal = None if keyframes is None else Given(simulator.plan(scenario), keyframes)
+        return np.concatenate([step.frames for step in simulator.run(scenario, journal=journal)])
 
     def _latents(self, span: Span) -> Tensor:
         frames = as_floats(torch.from_numpy(self.recorded(span))).permute(0, 3, 1, 2)
@@ -86,8 +100,10 @@ class _Maker:
 
 RUNGS: dict[str, Callable[[_Maker, Span], np.ndarray]] = {
     "decoder": _Maker.decoder, "linear": _Maker.linear, "crossfade": _Maker.crossfade,
-    "interpolation": _Maker.interpolation, "everything": _Maker.everything,
+    "interpolation": _Maker.interpolation, "interpolation_refined": _Maker.interpolation_refined,
+    "everything": _Maker.everything, "everything_refined": _Maker.everything_refined,
 }  # fmt: skip
+REFINED = ("interpolation_refined", "everything_refined")
 
 
 def linear_between(keyframes: Tensor) -> Tensor:
@@ -103,14 +119,14 @@ def stages(bench: Bench, count: int, frames: int, quality: str | None) -> dict[s
     recorded = [maker.recorded(span) for span in chosen]
     test = _features(bench, "recorded", recorded, chosen)
     found: dict[str, Any] = {"recorded": by_place(recorded)}
-    for name, rung in RUNGS.items():
+    for name in maker.rungs:
         with torch.inference_mode():
-            made = [rung(maker, span) for span in chosen]
+            made = [RUNGS[name](maker, span) for span in chosen]
         seen = _features(bench, name, made, chosen)
         far = frechet_over_drives(seen.values, seen.drives, test.values, test.drives, resamples=bench.resamples, paired=True)
         found[name] = {"frechet": asdict(far), "psnr": psnr(made, recorded), **by_place(made)}
-    settings = maker.simulator.settings
-    return {"rungs": found, "quality": settings.quality, "n": len(test), "spans": len(chosen), "passes": maker.simulator.passes()}
+    settings = maker.whole.settings
+    return {"rungs": found, "quality": settings.quality, "n": len(test), "spans": len(chosen), "passes": maker.whole.passes()}
 
 
 def _features(bench: Bench, name: str, clips: list[np.ndarray], chosen: list[Span]) -> Features:

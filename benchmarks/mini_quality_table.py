@@ -149,7 +149,8 @@ def _guidance(found: Found) -> Iterator[Row]:
 def _stages(found: Found) -> Iterator[Row]:
     names = {"decoder": "latents of recordings, decoded", "linear": "recorded keyframes, latents mixed linearly",
              "crossfade": "recorded keyframes, frames mixed linearly", "interpolation": "recorded keyframes, interpolated",
-             "everything": "all made"}  # fmt: skip
+             "interpolation_refined": "recorded keyframes, interpolated and refined", "everything": "all made",
+             "everything_refined": "all made and refined"}  # fmt: skip
     for rung, what in names.items():
         if rung not in found["rungs"]:  # measured by an earlier version
             continue

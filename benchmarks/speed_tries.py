@@ -58,6 +58,8 @@ class Bench:
             "decode": plan.keyframes if moves else sum(1 for _ in decode_chunks(plan.frames, chunk, self.reach)),
         }
         """Of network calls as ``works`` makes them, in a minute of video."""
+        if self.simulator.refiner is not None:
+            self.calls["refinement"] = plan.frames / settings.batch
         self.chunk = chunk
 
     def _calls_of(self, kind: str) -> int:
@@ -69,6 +71,8 @@ class Bench:
         found = {"keyframes": self.simulator.prediction, "decode": self.simulator.autoencoder}
         if self.simulator.interpolation is not None:
             found["interpolation"] = self.simulator.interpolation
+        if self.simulator.refiner is not None:
+            found["refinement"] = self.simulator.refiner
         return {name: copy.deepcopy(network) for name, network in found.items()}
 
     def accelerated(self, precision: str = "float32", compile: str = "none") -> dict[str, nn.Module]:
@@ -80,6 +84,10 @@ class Bench:
         made["keyframes"] = self.call(networks["keyframes"], 1, self.window)
         if "interpolation" in networks:
             made["interpolation"] = self.call(networks["interpolation"], self.settings.batch, FACTOR + 1)
+        if "refinement" in networks:
+            frames = torch.randn(self.settings.batch, 3, self.simulator.height, self.simulator.width)
+            told = {name: value[:, 0] for name, value in self._labels(self.settings.batch, 1).items()}
+            made["refinement"] = partial(networks["refinement"], frames, told)
         return made
 
     def call(self, network: nn.Module, batch: int, frames: int) -> Work:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from benchmark_scripts import benchmark
 from standins import StandIn
+from toy_checkpoint import make_refining
 from toys import write_toy_checkpoint
 
 from drivesim.datasets.sources.synthetic import make_road_world
@@ -29,7 +30,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_each_rung_makes_more_of_the_picture(bench: Any) -> None:
     found = stages.stages(bench, 2, 17, None)
     rungs = found["rungs"]
-    assert list(rungs) == ["recorded", *stages.RUNGS] and found["n"] == 2 and found["spans"] == 2
+    assert list(rungs) == ["recorded", "decoder", "linear", "crossfade", "interpolation", "everything"]
+    assert found["n"] == 2 and found["spans"] == 2
     assert all(len(told[name]) == 4 for told in rungs.values() for name in ("sharpness", "change"))
     rows = list(table._stages(found))
     assert len(rows) == 5 and all(row.value is not None and row.met is None for row in rows)
@@ -39,6 +41,7 @@ def test_rungs_keep_what_is_given(bench: Any) -> None:
     """Keyframes of the rungs between are those of the reconstruction, and everything is made of labels alone in the last one."""
     simulator = stages.Simulator(bench.checkpoint, bench.settings(None))
     maker = stages._Maker(simulator, stages.Task(0, 17))
+    assert not set(maker.rungs) & set(stages.REFINED)
     (span,) = stages.spans(bench.data, "train", 17)[:1]
     shown = {name: rung(maker, span) for name, rung in stages.RUNGS.items()}
     assert {frames.shape for frames in shown.values()} == {(17, 32, 64, 3)} and all(frames.dtype == np.uint8 for frames in shown.values())
@@ -64,3 +67,14 @@ def test_figures_in_closed_form() -> None:
     assert stages.by_place(pulsing)["change"] == pytest.approx([0.2, 0, 0, 0.2])
     assert stages.psnr([grey[0] + 51], grey) == pytest.approx(20 * np.log10(5), abs=1e-4)
     assert stages.psnr(grey, grey) > 100
+
+
+def test_rungs_without_the_refiner_do_not_go_through_it(bench: Any) -> None:
+    make_refining(bench.checkpoint.folder)
+    checkpoint = load_checkpoint(bench.checkpoint.folder)
+    maker = stages._Maker(stages.Simulator(checkpoint, bench.settings(None)), stages.Task(0, 17))
+    (span,) = stages.spans(bench.data, "train", 17)[:1]
+    assert maker.rungs == list(stages.RUNGS)
+    for name in ("interpolation", "everything"):
+        plain, refined = (stages.RUNGS[f"{name}{end}"](maker, span) for end in ("", "_refined"))
+        assert (plain != refined).any(axis=(1, 2, 3)).all()
