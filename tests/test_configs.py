@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from drivesim.training.run import train
 from drivesim.training.stage_module import StageModule
 
 STAGES = (
-    *NETWORKS.values(), *dict.fromkeys(FAST.values()), "4_interpolation_frames", "4_interpolation_direct", "5_decoder",
+    *NETWORKS.values(), *dict.fromkeys(FAST.values()), "4_interpolation_frames", "5_decoder",
     *UPSAMPLERS.values(), *REFINER.values(),
 )  # fmt: skip
 PRESETS = ("toy", "mini", "rds")
@@ -132,7 +131,7 @@ def test_toy_from_clips_to_a_checkpoint_folder(first_stage: str, clips: Path, tm
     """The five commands of the README, two steps each."""
     quick = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1", "module.optimization.warmup_steps=1"]
     for stage in STAGES[:-1]:
-        one_call = stage in ("1_autoencoder", "5_decoder") or stage.endswith(("_fast", "_direct", "_frames"))
+        one_call = stage in ("1_autoencoder", "5_decoder") or stage.endswith(("_fast", "_frames"))
         sampling = [] if one_call else ["module.sampling_steps=2"]
         config = composed(f"toy/{stage}", f"first_stage={first_stage}", *quick, *sampling, data=str(clips), out=str(tmp_path))
         assert train(**built(config), max_minutes=config.max_minutes) == tmp_path
@@ -148,10 +147,7 @@ def test_toy_from_clips_to_a_checkpoint_folder(first_stage: str, clips: Path, tm
 
 
 def _refined(out: Path, clips: Path, words: list[str]) -> None:
-    """Stage 7, and before it what it needs: frames that are moved (trained again: another stage has taken their place), and a detector."""
-    shutil.rmtree(out / "runs" / "4_interpolation_frames")
-    for stage, folder, more in (
-        ("4_interpolation_frames", out, []), ("detector", out / "detector", []), ("7_refiner", out, [f"detector={out / 'detector'}"]),
-    ):  # fmt: skip
+    """Stage 7, and before it the detector that it needs."""
+    for stage, folder, more in (("detector", out / "detector", []), ("7_refiner", out, [f"detector={out / 'detector'}"])):
         config = composed(f"toy/{stage}", *words, *more, data=str(clips), out=str(folder))
         train(**built(config), max_minutes=config.max_minutes)

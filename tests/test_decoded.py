@@ -10,7 +10,7 @@ import torch
 from test_few_calls import batch, module
 from torch import Tensor, nn
 
-from drivesim.diffusion.frame_mask import Between, Known, endpoints
+from drivesim.diffusion.frame_mask import Known, LowResolution, endpoints
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.training.decoded import DecodedDistance
 
@@ -93,7 +93,7 @@ def test_a_student_is_drawn_to_recordings_as_they_are_seen(monkeypatch: pytest.M
 
 def test_some_windows_of_what_is_known() -> None:
     values, level = torch.randn(4, 5, 3, 2, 2), torch.arange(4.0)
-    whole = Between(values, endpoints(4, 5), level, torch.randn(4, 5, 3, 2, 2), detail=0.5)
+    whole = LowResolution(values, endpoints(4, 5), level, torch.randn(4, 5, 3, 2, 2), detail=0.5)
     part = whole.rows(torch.tensor([True, False, False, True]))
-    assert isinstance(part, Between) and part.detail == 0.5 and part.level.tolist() == [0, 3]
+    assert isinstance(part, LowResolution) and part.detail == 0.5 and part.level.tolist() == [0, 3]
     assert torch.equal(part.values, values[[0, 3]]) and type(Known(values, whole.mask, level, values).rows(level > 1)) is Known

@@ -10,9 +10,9 @@ import torch
 from gaussians import Gaussian, draw
 from torch import Tensor, nn
 
-from drivesim.diffusion.frame_mask import Between, Known, endpoints, first_frames
+from drivesim.diffusion.frame_mask import Known, first_frames
 from drivesim.diffusion.noise import zero_terminal_cosine
-from drivesim.diffusion.objective import DiffusionObjective, EndPoints, FirstFrames
+from drivesim.diffusion.objective import DiffusionObjective, FirstFrames
 from drivesim.diffusion.samplers import ddim, dpmpp_2m
 from drivesim.errors import UsageError
 from drivesim.models.autoencoder import IdentityAutoencoder
@@ -220,52 +220,9 @@ def test_settings_say_how_to_sample() -> None:
     )
 
 
-def test_a_new_network_between_two_frames_is_their_mix() -> None:
-    student = module(Lessons(calls=1, noise=0.0), EndPoints(detail=0.5), video(5), part="interpolation")
-    latents = batch(2, 5)["latents"]
-    told = EndPoints(clean_share=1.0, detail=0.5).draw(latents, draws())
-    noised, sigma = student._inputs(latents, {}, told, draws())
-    made = told.outward(told.keep(student.answer(student.network, noised, sigma, {}, told)))
-    assert torch.allclose(made, told.suggested(), atol=1e-5) and torch.equal(made[:, [0, -1]], latents[:, [0, -1]])
-
-
-def test_between_goes_in_and_out() -> None:
-    latents = torch.randn(2, 5, 3, 4, 4)
-    between = Between(latents, endpoints(2, 5), torch.tensor([0.0, 0.3]), torch.randn_like(latents), 0.5)
-    inside = between.inward(latents)
-    assert torch.allclose(between.outward(inside), latents, atol=1e-5)
-    assert torch.equal(inside[:, [0, -1]], latents[:, [0, -1]])
-    assert torch.allclose(inside[0, 2] * 0.5, latents[0, 2] - between.suggested()[0, 2], atol=1e-5)
-
-
-def test_between_smooth_or_equal_frames_the_mix_is_linear() -> None:
-    """Nothing cancels where frames have no detail, nor where both have the same."""
-    share = torch.linspace(0, 1, 5)[None, :, None, None, None]
-    ends = torch.randn(2, 1, 3, 8, 8)
-    for first, last in ((ends, ends), (torch.zeros(2, 1, 3, 8, 8), torch.ones(2, 1, 3, 8, 8))):
-        latents = first * (1 - share) + last * share
-        mix = Between(latents, endpoints(2, 5), torch.zeros(2), torch.zeros_like(latents)).suggested()
-        torch.testing.assert_close(mix, latents, rtol=1e-4, atol=1e-4)
-
-
-def test_between_unlike_frames_the_mix_keeps_the_energy_of_detail() -> None:
-    """A linear mix of two independent patterns has half the energy in the middle."""
-    latents = torch.randn(4, 5, 3, 32, 32, generator=draws())
-    known = Known(latents, endpoints(4, 5), torch.zeros(4), torch.zeros_like(latents))
-    energies = [mix.suggested()[:, :, :, 4:-4, 4:-4].square().mean(dim=(0, 2, 3, 4)) for mix in (known, Between(**vars(known)))]
-    assert float(energies[0][2] / energies[0][0]) == pytest.approx(0.5, abs=0.05)
-    assert float(energies[1][2] / energies[1][0]) == pytest.approx(1.0, abs=0.1)
-    assert torch.equal(Between(**vars(known)).suggested()[:, [0, -1]], latents[:, [0, -1]]), "known frames stay"
-
-
 @pytest.mark.parametrize(
     "wrong", [{"calls": 0}, {"sampler": "dpm"}, {"noise": 0.0}, {"noise": -0.1, "calls": 1}, {"own_share": 1.5}, {"critic_noise": 1.0}]
 )
 def test_lessons_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Lessons(**wrong)
-
-
-def test_a_detail_that_cannot_be() -> None:
-    with pytest.raises(UsageError, match="above 0"):
-        EndPoints(detail=0.0)

@@ -15,7 +15,7 @@ from toy_checkpoint import make_checkpoint, make_fast
 
 from drivesim import cli
 from drivesim.diffusion.denoiser import window_denoiser
-from drivesim.diffusion.frame_mask import Between, Known
+from drivesim.diffusion.frame_mask import Known
 from drivesim.diffusion.noise import zero_terminal_cosine
 from drivesim.diffusion.objective import EndPoints
 from drivesim.diffusion.samplers import renoise
@@ -122,12 +122,12 @@ def test_the_plain_interpolation_may_be_of_one_call(both: Checkpoint, tmp_path: 
 
 
 def test_an_entry_without_calls_says_how_a_plain_network_is_to_be_read(plain: Checkpoint, tmp_path: Path) -> None:
-    noise = {"schedule": zero_terminal_cosine(500).recipe, "parameterization": "velocity"}
-    changed_schedule = changed(plain, tmp_path / "own", interpolation={**noise, "known": EndPoints(detail=0.25).recipe})
+    noise = {"schedule": zero_terminal_cosine(50).recipe, "parameterization": "velocity"}
+    changed_schedule = changed(plain, tmp_path / "own", interpolation={**noise, "known": EndPoints().recipe})
     serving = pass_networks(changed_schedule.settings, changed_schedule.networks, "full")
-    assert (serving["interpolation"].calls, serving["interpolation"].detail, len(serving["interpolation"].schedule)) == (None, 0.25, 500)
+    assert (serving["interpolation"].calls, len(serving["interpolation"].schedule)) == (None, 50)
     assert len(serving["keyframes"].schedule) == 1000
-    assert not np.array_equal(video_of(changed_schedule), video_of(plain))
+    assert not np.array_equal(*(video_of(checkpoint, steps_interpolation=3) for checkpoint in (changed_schedule, plain)))
 
 
 # how it is sampled
@@ -162,14 +162,13 @@ class Zero(nn.Module):
         return torch.zeros_like(x)
 
 
-def test_one_that_makes_what_the_mix_of_ends_lacks_begins_as_the_mix() -> None:
+def test_one_that_begins_without_noise_is_handed_known_frames_alone() -> None:
     network, values = Zero(), torch.randn(2, 5, 2, 3, 4, generator=torch.Generator().manual_seed(1))
     mask = torch.tensor([True, False, False, False, True]).expand(2, 5)
-    filler = Filler(zero_terminal_cosine(), "velocity", torch.device("cpu"), scale=0.0, detail=0.5)
+    filler = Filler(zero_terminal_cosine(), "velocity", torch.device("cpu"), scale=0.0)
     made = filler(network, "interpolation_1", [0, 0], [0, 1], values.shape[1:], {}, PassSettings("renoise", 1), Context(values, mask))
-    mix = Between(values, mask, torch.zeros(2), torch.zeros_like(values), 0.5).suggested()
-    assert torch.allclose(made, mix, atol=1e-6) and torch.equal(made[:, [0, -1]], values[:, [0, -1]])
-    assert len(network.seen) == 1 and not network.seen[0][:, 1:-1].any(), "it is handed no noise"
+    assert torch.equal(made[:, [0, -1]], values[:, [0, -1]]) and not made[:, 1:-1].any()
+    assert len(network.seen) == 1 and torch.equal(network.seen[0], torch.where(mask[..., None, None, None], values, 0.0))
 
 
 def test_noise_of_a_window_depends_on_neither_batch_nor_history() -> None:
@@ -220,6 +219,17 @@ def test_a_fast_network_that_nothing_is_said_of(both: Checkpoint, tmp_path: Path
     silent = changed(both, tmp_path / "silent", interpolation_fast={"noise": 1.0})
     with pytest.raises(DrivesimError, match=r"model.json does not say calls of the network interpolation_fast"):
         rollout_settings(silent)
+
+
+@pytest.mark.parametrize("name", ["interpolation", "interpolation_fast"])
+def test_a_network_of_a_kind_that_is_gone_is_refused(both: Checkpoint, tmp_path: Path, name: str) -> None:
+    entry = {**both.settings["interpolation_fast"], "known": {**EndPoints().recipe, "detail": 0.5}}
+    old = changed(both, tmp_path / "old", **{name: entry})
+    message = rf"network {name} is of a kind that is gone .*remove {name}\.\* .*experiment=toy/4_interpolation_frames"
+    with pytest.raises(DrivesimError, match=message):
+        rollout_settings(old, "fast" if name.endswith("fast") else "full")
+    whole = changed(both, tmp_path / "whole", **{name: {**entry, "known": {**entry["known"], "detail": None}}})
+    assert rollout_settings(whole).quality == "fast", "null says nothing"
 
 
 # on disk and on the command line

@@ -61,7 +61,7 @@ def make_fast(folder: Path, interpolation: dict[str, object] | None = None) -> C
     interpolation: what model.json says of interpolation_fast beside its noise.
     """
     torch.manual_seed(2)
-    between = {"known": EndPoints(detail=0.5).recipe, "calls": 1, "noise": 0} if interpolation is None else interpolation
+    between = {"known": EndPoints().recipe, "calls": 1, "noise": 0} if interpolation is None else interpolation
     video = {"prediction_fast": _video(4, 10), "interpolation_fast": _video(4, 5)}
     for name, network in video.items():
         _shake(network)

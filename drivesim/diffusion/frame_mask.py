@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, pad
+from torch.nn.functional import interpolate
 
 from drivesim.diffusion.noise import uniform
 from drivesim.diffusion.parameterization import add_noise
 from drivesim.shapes import expand_to, fold_time, unfold_time
 
-__all__ = ["Between", "Known", "LowResolution", "carry_weights", "draw_first_frames", "draw_level", "endpoints", "first_frames",
+__all__ = ["Known", "LowResolution", "carry_weights", "draw_first_frames", "draw_level", "endpoints", "first_frames",
            "none_known"]  # fmt: skip
 
 
@@ -113,15 +113,10 @@ class Known:
         without waiting for it to travel through the temporal layers. All zero where nothing is known.
         """
         shares = carry_weights(self.mask).to(self.values)
-        values = self.suggested()
+        values = torch.einsum("bij,bjchw->bichw", shares, torch.where(expand_to(self.mask, self.values), self.noised(), 0.0))
         plane = values.new_zeros(1, 1, 1, *values.shape[-2:])
         told = shares.sum(dim=2) * self.level[:, None].to(shares)
         return torch.cat([values, expand_to(self.mask, values) + plane, expand_to(told, values) + plane], dim=2)
-
-    def suggested(self) -> Tensor:
-        """The noised values in their slots, mixed or held in time in the others: (b, t, c, h, w)."""
-        shares = carry_weights(self.mask).to(self.values)
-        return torch.einsum("bij,bjchw->bichw", shares, torch.where(expand_to(self.mask, self.values), self.noised(), 0.0))
 
     def insert(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Stand the noised values in their frame slots.
@@ -151,62 +146,6 @@ class Known:
     def outward(self, x0: Tensor) -> Tensor:
         """The inverse of ``inward``."""
         return x0
-
-
-FAINT, MOST_GAIN = 1e-4, 2.0
-"""Energy of detail that is nothing, in squared units of the latents, and how often detail is amplified at most."""
-
-
-def _fine(x: Tensor) -> Tensor:
-    """What (b, t, c, h, w) has beyond its means over 3 x 3 cells."""
-    return x - _smoothed(x, 1)
-
-
-def _energy(fine: Tensor) -> Tensor:
-    """Squares, averaged over 5 x 5 cells."""
-    return _smoothed(fine.square(), 2)
-
-
-def _smoothed(x: Tensor, reach: int) -> Tensor:
-    """Means over (2 reach + 1)^2 cells, edges held."""
-    flat = pad(fold_time(x), (reach,) * 4, mode="replicate")
-    return unfold_time(avg_pool2d(flat, 2 * reach + 1, stride=1), x.shape[1])
-
-
-@dataclass(frozen=True)
-class Between(Known):
-    """Known frames on both sides: what diffusion makes of an unknown frame is only what a mix of its neighbours lacks, brought to a
-    deviation of about 1. A network that says nothing yet is that mix, and cannot get worse than that by saying little (as LowResolution
-    does with enlarged frames). Known slots hold frames throughout, so ``insert`` and ``keep`` are those of Known.
-
-    The mix is as detailed as what it is made of. A linear one is not: where its frames differ, their detail cancels, and a video that is
-    sharp at known frames alone pulses, which eyes and judges of video mind more than doubled edges.
-
-    detail: deviation of what is lacking, in units of the latents.
-    """
-
-    detail: float = 1.0
-
-    def suggested(self) -> Tensor:
-        """The linear mix in time, its fine part brought back to the mixed energy of the frames' own: (b, t, c, h, w)."""
-        mix = super().suggested()
-        shares = carry_weights(self.mask).to(mix)
-        energy = _energy(_fine(torch.where(expand_to(self.mask, mix), self.noised(), 0.0)))
-        fine = _fine(mix)
-        wanted, there = torch.einsum("bij,bjchw->bichw", shares, energy), _energy(fine)
-        gain = ((wanted + FAINT) / (there + FAINT)).sqrt().clamp(1.0, MOST_GAIN)
-        return mix + (gain - 1) * fine
-
-    def inward(self, frames: Tensor) -> Tensor:
-        """Unknown frames: (frames - mix of the noised ends) / deviation; known ones as they are. (b, t, c, h, w)."""
-        return torch.where(expand_to(self.mask, frames), frames, (frames - self.suggested()) / self._deviation(frames))
-
-    def outward(self, x0: Tensor) -> Tensor:
-        """The inverse of ``inward``."""
-        return torch.where(expand_to(self.mask, x0), x0, self.suggested() + self._deviation(x0) * x0)
-
-    def _deviation(self, like: Tensor) -> Tensor:
-        return expand_to((self.level.to(like).square() + self.detail**2).sqrt(), like)
 
 
 @dataclass(frozen=True)

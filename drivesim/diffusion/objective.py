@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from drivesim.diffusion.denoiser import Labels, Network, call_network
-from drivesim.diffusion.frame_mask import Between, Known, LowResolution, draw_first_frames, draw_level, endpoints
+from drivesim.diffusion.frame_mask import Known, LowResolution, draw_first_frames, draw_level, endpoints
 from drivesim.diffusion.noise import NoiseSchedule, gaussian, linear_schedule
 from drivesim.diffusion.parameterization import Epsilon, Parameterization, add_noise, parameterization_named
 from drivesim.errors import UsageError
@@ -93,28 +93,14 @@ class FirstFrames(_Augmented):
 
 
 class EndPoints(_Augmented):
-    """Eq. 3, interpolation (Sec. 3.3): the first and the last frame are known. Windows under three frames know nothing.
-
-    detail: None = the frames between are diffused, as in the paper; a number = what a mix of their ends lacks is (see Between).
-
-    Raises:
-        UsageError: as for every augmentation, or a ``detail`` that is not positive.
-    """
-
-    def __init__(self, clean_share: float = 0.3, low: float = 0.02, high: float = 0.5, detail: float | None = None) -> None:
-        super().__init__(clean_share, low, high)
-        if detail is not None and not detail > 0:
-            raise UsageError(f"the detail between two frames must be above 0, or null, not {detail}")
-        self.detail = detail
-        self.recipe = recipe(self, clean_share=clean_share, low=low, high=high, detail=detail)
+    """Eq. 3, interpolation (Sec. 3.3): the first and the last frame are known. Windows under three frames know nothing."""
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> Known | None:
         """The same mask for all, a level and its noise for each window."""
         if x0.shape[1] < 3:
             return None
-        mask, level = endpoints(x0.shape[0], x0.shape[1]).to(x0.device), self.level(x0, generator)
-        noise = gaussian(x0, generator)
-        return Known(x0, mask, level, noise) if self.detail is None else Between(x0, mask, level, noise, self.detail)
+        mask = endpoints(x0.shape[0], x0.shape[1]).to(x0.device)
+        return Known(x0, mask, self.level(x0, generator), gaussian(x0, generator))
 
 
 class LowFrames:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from drivesim.diffusion.denoiser import Denoiser, window_denoiser
-from drivesim.diffusion.frame_mask import Between, Known, LowResolution
+from drivesim.diffusion.frame_mask import Known, LowResolution
 from drivesim.diffusion.noise import NoiseSchedule
 from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError, renoise
 
@@ -80,14 +80,13 @@ def null_labels(labels: Labels) -> Labels:
 class Filler:
     """What a checkpoint says of a network's noise, bound to a device; called once per batch of windows.
 
-    scale: of the noise that sampling begins with.   detail: see ``Between``; None = whole frames are diffused.
+    scale: of the noise that sampling begins with.
     """
 
     schedule: NoiseSchedule
     parameterization: str
     device: torch.device
     scale: float = 1.0
-    detail: float | None = None
 
     def __call__(
         self, network: nn.Module, stage: str, seeds: Sequence[int], windows: Sequence[int], shape: Sequence[int], labels: Labels,
@@ -114,7 +113,7 @@ class Filler:
             x0 = self._sample(denoiser, stage, seeds, windows, shape, settings)
         except NonFiniteError as error:
             raise NonFiniteError(f"pass {stage}, windows {windows[0]} to {windows[-1]}: {error}") from error
-        return x0 if known is None else known.outward(known.keep(x0))
+        return x0 if known is None else known.keep(x0)
 
     def _sample(
         self, denoiser: Denoiser, stage: str, seeds: Sequence[int], windows: Sequence[int], shape: Sequence[int], settings: PassSettings
@@ -157,9 +156,4 @@ class Filler:
         values = context.values
         noise = draw_noise(seeds, stage, windows, values.shape[1:], part=1).to(self.device)
         level = torch.full((len(values),), settings.context_level, device=self.device)
-        return known_of(Known(values, context.mask, level, noise), self.detail)
-
-
-def known_of(known: Known, detail: float | None) -> Known:
-    """The same frames, for a network that makes whole frames (None) or what they have beside a mixture of both ends."""
-    return known if detail is None else Between(known.values, known.mask, known.level, known.noise, detail)
+        return Known(values, context.mask, level, noise)

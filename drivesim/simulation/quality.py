@@ -5,7 +5,6 @@
 of model.json under a network's own name says of it:
 
     schedule, parameterization   the noise that it has learned; without them the checkpoint's
-    known                        a recipe: with "detail", it makes only what frames have beside a mixture of both ends (``Between``)
     calls                        how many it needs; without them it is an ordinary network
     noise                        scale of the noise that sampling begins with (few calls only), 1 where nothing is said
     guided                       false: its teacher was not guided, so guidance is chosen as for an ordinary network (few calls only)
@@ -48,20 +47,19 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class PassNetwork:
-    """The network that serves a pass. calls: None = an ordinary network.   scale, detail: see ``Filler``.   sampler: of few calls."""
+    """The network that serves a pass. calls: None = an ordinary network.   scale: see ``Filler``.   sampler: of few calls."""
 
     name: str
     schedule: NoiseSchedule
     parameterization: str
     calls: int | None = None
     scale: float = 1.0
-    detail: float | None = None
     sampler: str = RENOISE
     guided: bool = True
 
     def filler(self, device: torch.device) -> Filler:
         """The door to the samplers for this network."""
-        return Filler(self.schedule, self.parameterization, device, self.scale, self.detail)
+        return Filler(self.schedule, self.parameterization, device, self.scale)
 
     def settings(self, rollout: RolloutSettings, stage: str) -> PassSettings:
         """How it samples in the pass ``stage``, a name of ``PASSES``; a network of few calls has guidance built in if its teacher had.
@@ -86,7 +84,7 @@ def pass_networks(model: Mapping[str, Any], names: Collection[str], quality: str
         model: what model.json says.   names: of the networks that there are.   quality: one of QUALITIES.
 
     Raises:
-        DrivesimError: model.json says too little of a network.
+        DrivesimError: model.json says too little of a network, or names one of a kind that is gone.
     """
     there = set(names)
     fast = {plain: f"{plain}_fast" for plain in NETWORK_OF.values() if quality == "fast" and f"{plain}_fast" in there}
@@ -95,6 +93,12 @@ def pass_networks(model: Mapping[str, Any], names: Collection[str], quality: str
 
 def _told(model: Mapping[str, Any], name: str) -> PassNetwork:
     entry = model.get(name, {})
+    if entry.get("known", {}).get("detail") is not None:  # what it answers would be taken for whole frames
+        raise DrivesimError(
+            f"the network {name} is of a kind that is gone (known.detail in model.json: it makes what a mix of two frames lacks); remove "
+            f"{name}.* and train one that moves frames: "
+            f"drivesim train experiment={model.get('preset', 'PRESET')}/4_interpolation_frames data=CLIPS out=FOLDER"
+        )
     said = {**model, **entry}
     missing = [key for key in ("schedule", "parameterization") if key not in said]
     missing += ["calls"] if name in FAST and "calls" not in entry else []
@@ -105,7 +109,7 @@ def _told(model: Mapping[str, Any], name: str) -> PassNetwork:
         raise DrivesimError(f"model.json wants {name} sampled by {sampler!r}, which there is not; update drivesim or export it again")
     return PassNetwork(
         name, build(said["schedule"]), str(said["parameterization"]), entry.get("calls"), float(entry.get("noise", 1.0)),
-        entry.get("known", {}).get("detail"), sampler, bool(entry.get("guided", True)),
+        sampler, bool(entry.get("guided", True)),
     )  # fmt: skip
 
 
@@ -125,7 +129,7 @@ def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes
     Raises:
         UsageError: no such quality, none of few calls in this checkpoint, a wish that its networks cannot fulfil, or whatever
             ``RolloutSettings`` refuses.
-        DrivesimError: model.json says too little of a network.
+        DrivesimError: as from ``pass_networks``.
     """
     offered = qualities_of(list(checkpoint.networks))
     quality = quality or offered[0]
