@@ -27,7 +27,7 @@ from drivesim.simulation.simulator import Simulator
 from drivesim.training.adversarial import adversarial
 from drivesim.training.export import trained_detector
 from drivesim.training.learning_rate import Optimization
-from drivesim.training.refiner_module import RefinerModule
+from drivesim.training.refiner_module import RefinerModule, blurred
 from drivesim.training.window_maker import WindowMaker
 
 GAPS = 2
@@ -91,6 +91,15 @@ def test_a_critic_with_pretrained_features_trains_its_towers_alone() -> None:
     hinge.backward()
     assert all(weight.grad is not None for weight in (*critic.clips.parameters(), *critic.frames.towers.parameters()))
     assert all(weight.grad is None and not weight.requires_grad for weight in features.parameters()) and not features.training
+
+
+def test_what_pretrained_networks_see_has_no_patterns_of_single_pixels() -> None:
+    columns = torch.arange(32) % 2 * 2.0 - 1
+    stripes, grey = columns.expand(1, 3, 16, 32), torch.full((1, 3, 16, 32), 0.3)
+    assert blurred(stripes)[..., 2:-2].abs().max() < 0.12 and torch.allclose(blurred(grey), grey, atol=1e-6)
+    step = (torch.arange(32) >= 16).float().expand(1, 3, 16, 32)
+    seen = blurred(step)
+    assert torch.allclose(seen[..., :13], torch.zeros(())) and torch.allclose(seen[..., 19:], torch.ones(())) and seen.shape == step.shape
 
 
 class _Bright(nn.Module):
@@ -247,7 +256,7 @@ def test_every_frame_goes_through_it_with_its_labels(refining: Checkpoint) -> No
     told = {name: torch.from_numpy(value) for name, value in labels.items()}
     with torch.inference_mode():
         again = as_bytes(network(as_floats(torch.from_numpy(before)).permute(0, 3, 1, 2), told)).permute(0, 2, 3, 1).numpy()
-    assert np.abs(again.astype(int) - frames).max() <= 2  # what was refined there had not been rounded to bytes before
+    assert np.abs(again.astype(int) - frames).max() <= 4  # what was refined there had not been rounded to bytes before
 
 
 @pytest.mark.parametrize("settings", [{"batch": 1}, {"decode_frames": 3}])

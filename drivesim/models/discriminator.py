@@ -7,7 +7,7 @@ Legend: B batch   T frames   F = B * T   H, W frame size
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -97,11 +97,16 @@ class FeatureDiscriminator(nn.Module):
 
 
 class ClipDiscriminator(nn.Module):
-    """A critic of clips and of what is in their frames: patches over time, and features beside the boxes asked for."""
+    """A critic of clips and of what is in their frames: patches over time, and features beside the boxes asked for.
 
-    def __init__(self, clips: PatchDiscriminator3d, frames: FeatureDiscriminator) -> None:
+    sight: what becomes of frames (f, 3, H, W) before features are looked for; None = nothing.
+    """
+
+    def __init__(
+        self, clips: PatchDiscriminator3d, frames: FeatureDiscriminator, sight: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.clips, self.frames = clips, frames
+        self.clips, self.frames, self.sight = clips, frames, sight or nn.Identity()
 
     def requires_grad_(self, requires_grad: bool = True) -> ClipDiscriminator:
         """Of what learns."""
@@ -111,5 +116,5 @@ class ClipDiscriminator(nn.Module):
 
     def forward(self, frames: Tensor, labels: Mapping[str, Tensor], picked: Tensor) -> list[Tensor]:
         """Clips (b, t, 3, H, W), their labels (b, t, ...), and which of their frames are looked at one by one (n,) -> maps of logits."""
-        one_by_one = (fold_time(value[:, picked]) for value in (frames, labels["boxes"], labels["boxes_known"]))
-        return [self.clips(frames), *self.frames(*one_by_one)]
+        one_by_one, boxes, known = (fold_time(value[:, picked]) for value in (frames, labels["boxes"], labels["boxes_known"]))
+        return [self.clips(frames), *self.frames(self.sight(one_by_one), boxes, known)]

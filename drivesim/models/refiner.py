@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from drivesim.models.blocks import channels_last, zeroed
 from drivesim.models.unet import ImageUNet
 from drivesim.recipes import recipe
 
@@ -40,6 +41,8 @@ class Refiner(nn.Module):
             stem=stem, labels=labels,
         )  # fmt: skip
         self.unet = ImageUNet(3, base, multipliers, blocks, attention, head_channels, embedding, labels, boxes=True, stem=stem)
+        # a U-Net of cells leaves their grid in the picture; this sees across their borders
+        self.seams = nn.Sequential(nn.Conv2d(6, 16, 3, padding=1), nn.SiLU(), zeroed(nn.Conv2d(16, 3, 3, padding=1)))
 
     def forward(self, frames: Tensor, labels: Mapping[str, Tensor] | None = None) -> Tensor:
         """frames (F, 3, H, W), about [-1, 1]; labels of F frames, or None -> (F, 3, H, W), not clipped, float32.
@@ -48,4 +51,5 @@ class Refiner(nn.Module):
             ValueError: H or W not divisible as the U-Net needs it.
         """
         nothing = torch.zeros(len(frames), device=frames.device)  # there is no noise here
-        return frames.float() + self.unet(frames, nothing, labels).float()
+        made = frames.float() + self.unet(frames, nothing, labels).float()
+        return made + self.seams(channels_last(torch.cat([frames.float(), made], dim=1))).float()

@@ -1,9 +1,11 @@
 """Training the refiner: made frames are to look filmed, to show what was asked for, and to stay the scene that they were.
 
 Four wishes at once. A critic of clips and of frames beside their boxes wants what was filmed. A frozen detector wants vehicles where boxes
-are, and nowhere else ("reward" or "consistency" feedback; Li et al. 2024, "ControlNet++"). Where something of a recording is left in what
-was made, a perceptual distance draws to that recording, the more the more is left. And means over large cells stay what they were, so that
-neither colour nor light is made up. This file does not know configuration, files, or how windows are made.
+are, and nowhere else ("reward" or "consistency" feedback; Li et al. 2024, "ControlNet++"). Networks that were trained before can be pleased
+with patterns of single pixels that no eye takes for a vehicle, so the detector and the critic of features see everything blurred. Where
+something of a recording is left in what was made, a perceptual distance draws to that recording, the more the more is left. And means over
+large cells stay what they were, so that neither colour nor light is made up. This file does not know configuration, files, or how windows
+are made.
 
 Legend: B batch   N frames of a stretch   F = B * N   H, W frame size
 """
@@ -29,10 +31,12 @@ from drivesim.training.learning_rate import Optimization
 from drivesim.training.stage_module import Batch, Part, StageModule
 from drivesim.training.window_maker import MadeWindow, WindowMaker
 
-__all__ = ["RefinerModule", "clip_critic"]
+__all__ = ["RefinerModule", "blurred", "clip_critic"]
 
 CELL = 16
 """Pixels of the cells whose means are to stay."""
+BLURS = 2
+"""Times that means over 3x3 pixels are taken before frames are shown to networks that were trained before: a deviation of 1.2 pixels."""
 
 
 def clip_critic(width: int = 16, tower: int = 64) -> ClipDiscriminator | None:
@@ -40,7 +44,7 @@ def clip_critic(width: int = 16, tower: int = 64) -> ClipDiscriminator | None:
     perceptual = perceptual_or_none(stages=4)
     if perceptual is None:
         return None
-    return ClipDiscriminator(PatchDiscriminator3d(width), FeatureDiscriminator(perceptual.features, width=tower))
+    return ClipDiscriminator(PatchDiscriminator3d(width), FeatureDiscriminator(perceptual.features, width=tower), blurred)
 
 
 class RefinerModule(StageModule):
@@ -135,7 +139,7 @@ class RefinerModule(StageModule):
         assert self.detector is not None
         labels = {name: fold_time(window.labels[name]) for name in ("boxes", "boxes_known", "time_of_day")}
         wanted = encode(labels["boxes"], labels["boxes_known"], *refined.shape[-2:])
-        losses = detector_losses(self.detector(fold_time(refined)), wanted, labels["time_of_day"])
+        losses = detector_losses(self.detector(blurred(fold_time(refined))), wanted, labels["time_of_day"])
         return torch.stack(list(losses.values())).sum()
 
     # judging
@@ -164,6 +168,13 @@ class RefinerModule(StageModule):
         window = self._window(batch, self.draws("pictures", 0))
         rows = [window.recorded, window.made, self._refined(self.average, window, window.labels)]
         return {"samples": torch.stack(rows, dim=1).flatten(0, 1)}
+
+
+def blurred(frames: Tensor) -> Tensor:
+    """(f, 3, H, W) -> the same, soft."""
+    for _ in range(BLURS):
+        frames = F.avg_pool2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return frames
 
 
 def _sharpness(frames: Tensor) -> Tensor:
