@@ -9,6 +9,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_simulator import difference, frames_of, scenario
 from torch import Tensor, nn
 from toy_checkpoint import HEIGHT, WIDTH, make_checkpoint, make_fast, make_moving, make_refining, toy_refiner
@@ -27,8 +29,8 @@ from drivesim.simulation.simulator import Simulator
 from drivesim.training.adversarial import adversarial
 from drivesim.training.export import trained_detector
 from drivesim.training.learning_rate import Optimization
-from drivesim.training.refiner_module import RefinerModule, blurred
-from drivesim.training.window_maker import WindowMaker
+from drivesim.training.refiner_module import Glance, RefinerModule, blurred
+from drivesim.training.window_maker import MadeWindow, WindowMaker
 
 GAPS = 2
 
@@ -100,6 +102,19 @@ def test_what_pretrained_networks_see_has_no_patterns_of_single_pixels() -> None
     step = (torch.arange(32) >= 16).float().expand(1, 3, 16, 32)
     seen = blurred(step)
     assert torch.allclose(seen[..., :13], torch.zeros(())) and torch.allclose(seen[..., 19:], torch.ones(())) and seen.shape == step.shape
+
+
+@given(st.integers(0, 8), st.integers(0, 8))
+def test_a_glance_sees_boxes_where_they_are(x: int, y: int) -> None:
+    """A white box stays white, and everything around it black, wherever the frame is seen from."""
+    frames = torch.zeros(1, 1, 3, HEIGHT, WIDTH)
+    frames[..., 12:20, 24:40] = 1.0
+    labels = {"boxes": torch.tensor([[[[0, 24 / WIDTH, 12 / HEIGHT, 40 / WIDTH, 20 / HEIGHT, 1.0]]]])}
+    glance = Glance(x, y)
+    seen, (box,) = glance.of(frames), glance.labels(labels, (HEIGHT, WIDTH))["boxes"][0, 0]
+    assert seen.shape == (1, 1, 3, HEIGHT - 8, WIDTH - 8)
+    left, top, right, bottom = (round(float(edge * size)) for edge, size in zip(box[1:5], (WIDTH - 8, HEIGHT - 8) * 2, strict=True))
+    assert (seen[..., top:bottom, left:right] == 1).all() and seen.sum() == 3 * (bottom - top) * (right - left) == 3 * 8 * 16
 
 
 class _Bright(nn.Module):
@@ -193,7 +208,7 @@ def test_training_follows_the_detector_and_leaves_the_helpers_alone(plain: Check
     critic = ClipDiscriminator(PatchDiscriminator3d(4, 1), FeatureDiscriminator(_Features(), (4, 6), width=8))
     module = RefinerModule(
         toy_refiner(), maker_of(plain, starts=(1, 0, 0, 0)), Optimization(lr=3e-3, warmup_steps=1), 0.5, detector=detector, critic=critic,
-        detector_weight=1.0, mean_weight=0.0, adversarial_weight=0.0,
+        detector_weight=1.0, mean_weight=0.0, pixel_weight=0.0, adversarial_weight=0.0,
     )  # fmt: skip
     before = {name: value.clone() for name, value in module.state_dict().items()}
     batch = batch_of()
@@ -216,6 +231,28 @@ def test_training_follows_the_detector_and_leaves_the_helpers_alone(plain: Check
     assert {name.split(".")[0] for name in kept} == {"network", "average", "critic"}
     assert not any(name.startswith("critic.frames.features") for name in kept)
     assert set(module.parts()) == {"refiner"}
+
+
+def test_pixels_are_drawn_to_the_recording_as_far_as_it_is_left(plain: Checkpoint) -> None:
+    module = RefinerModule(toy_refiner(), maker_of(plain), Optimization(lr=1e-3), detector_weight=0.0, mean_weight=0.0, pixel_weight=2.0)
+    made, recorded = torch.zeros(2, 3, 3, 16, 32), torch.ones(2, 3, 3, 16, 32)
+    window = MadeWindow(made, recorded, {}, torch.tensor([0.0, 0.75]))
+    for refined, wanted in ((made, (0.0 + 0.75) / 2), (recorded, (1.0 + 0.25) / 2)):
+        terms = module._wishes(refined, window, torch.tensor([0]), Glance(0, 0))
+        assert float(terms["pixels"]) == pytest.approx(2 * wanted) and float(terms["mean"]) == 0
+
+
+def test_the_critic_learns_first_and_pushes_later(plain: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    critic = ClipDiscriminator(PatchDiscriminator3d(4, 1), FeatureDiscriminator(_Features(), (4, 6), width=8))
+    module = RefinerModule(toy_refiner(), maker_of(plain), Optimization(lr=1e-3), critic=critic, critic_from=2, adversarial_from=4)
+    told: list[dict[str, float]] = []
+    monkeypatch.setattr(module, "log_dict", lambda values: told.append({name: float(value) for name, value in values.items()}))
+    monkeypatch.setattr(module, "log", lambda *arguments, **more: None)
+    for step in (1, 2, 4):
+        monkeypatch.setattr(RefinerModule, "global_step", step)
+        module.training_step(batch_of(), 0)
+    assert "train/critic" not in told[0] and told[1]["train/critic"] > 0 == told[1]["train/adversarial"]
+    assert told[2]["train/adversarial"] != 0
 
 
 def test_pictures_show_recorded_made_and_refined(plain: Checkpoint) -> None:

@@ -1,17 +1,21 @@
 """Training the refiner: made frames are to look filmed, to show what was asked for, and to stay the scene that they were.
 
-Four wishes at once. A critic of clips and of frames beside their boxes wants what was filmed. A frozen detector wants vehicles where boxes
-are, and nowhere else ("reward" or "consistency" feedback; Li et al. 2024, "ControlNet++"). Networks that were trained before can be pleased
-with patterns of single pixels that no eye takes for a vehicle, so the detector and the critic of features see everything blurred. Where
-something of a recording is left in what was made, a perceptual distance draws to that recording, the more the more is left. And means over
-large cells stay what they were, so that neither colour nor light is made up. This file does not know configuration, files, or how windows
-are made.
+Five wishes at once. A critic of clips and of frames beside their boxes wants what was filmed. A frozen detector wants vehicles where boxes
+are, and nowhere else ("reward" or "consistency" feedback; Li et al. 2024, "ControlNet++"). Where something of a recording is left in what
+was made, a perceptual distance draws to that recording, the more the more is left. Pixels are to be near the recording as far as it is
+left, and otherwise as they were; and means over large cells stay what they were, so that neither colour nor light is made up.
+
+Two guards. Networks that were trained before can be pleased with patterns of single pixels that no eye takes for a vehicle, so the detector
+and the critic of features see everything blurred. And gradients of networks with strides have a grid, so critic and perceptual distance
+look from a place of their own at every batch. This file does not know configuration, files, or how windows are made.
 
 Legend: B batch   N frames of a stretch   F = B * N   H, W frame size
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,10 +35,12 @@ from drivesim.training.learning_rate import Optimization
 from drivesim.training.stage_module import Batch, Part, StageModule
 from drivesim.training.window_maker import MadeWindow, WindowMaker
 
-__all__ = ["RefinerModule", "blurred", "clip_critic"]
+__all__ = ["Glance", "RefinerModule", "blurred", "clip_critic"]
 
 CELL = 16
 """Pixels of the cells whose means are to stay."""
+REACH = 8
+"""Pixels by which what is looked at may be shifted: the coarsest stride that leaves a grid which can be seen."""
 BLURS = 2
 """Times that means over 3x3 pixels are taken before frames are shown to networks that were trained before: a deviation of 1.2 pixels."""
 
@@ -47,6 +53,32 @@ def clip_critic(width: int = 16, tower: int = 64) -> ClipDiscriminator | None:
     return ClipDiscriminator(PatchDiscriminator3d(width), FeatureDiscriminator(perceptual.features, width=tower), blurred)
 
 
+@dataclass(frozen=True)
+class Glance:
+    """Frames as they are seen from a place of their own: without their first x columns and y rows, and as many of the last as are left."""
+
+    x: int
+    y: int
+
+    @classmethod
+    def drawn(cls, draws: torch.Generator) -> Glance:
+        """Any place up to ``REACH`` pixels away."""
+        return cls(*torch.randint(REACH + 1, (2,), generator=draws).tolist())
+
+    def of(self, frames: Tensor) -> Tensor:
+        """(..., H, W) -> (..., H - REACH, W - REACH)."""
+        height, width = frames.shape[-2:]
+        return frames[..., self.y : height - REACH + self.y, self.x : width - REACH + self.x]
+
+    def labels(self, labels: dict[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+        """The boxes of frames of size (H, W) as they lie in what is seen of them."""
+        height, width = size
+        moved = labels["boxes"].clone()
+        moved[..., [1, 3]] = (moved[..., [1, 3]] * width - self.x) / (width - REACH)
+        moved[..., [2, 4]] = (moved[..., [2, 4]] * height - self.y) / (height - REACH)
+        return {**labels, "boxes": moved}
+
+
 class RefinerModule(StageModule):
     """Train a Refiner on what a checkpoint makes of recorded windows (b, t, 3, H, W).
 
@@ -54,7 +86,8 @@ class RefinerModule(StageModule):
         network: the refiner.   maker: makes frames from recordings.   optimization, ema_decay, seed: see StageModule.
         perceptual: distance of folded frames, or None.   critic: ClipDiscriminator, or None.
         detector: that confirms boxes, frozen; neither the one that judges nor the one that filters. None = no such wish.
-        perceptual_weight, detector_weight, adversarial_weight, mean_weight: of the four wishes.
+        perceptual_weight, detector_weight, adversarial_weight, pixel_weight, mean_weight: of the five wishes.
+        adversarial_from: step from which the critic pushes.   critic_from: step from which it learns.
         picked_frames: so many of each stretch, drawn anew each time, are held against the recording and judged one by one.
         critic_scale: the critic's learning rate in units of the refiner's.
         label_dropout: probability of dropping each label, boxes included.
@@ -63,14 +96,16 @@ class RefinerModule(StageModule):
     def __init__(
         self, network: Refiner, maker: WindowMaker, optimization: Optimization, ema_decay: float = 0.995, seed: int = 0,
         perceptual: nn.Module | None = None, critic: nn.Module | None = None, detector: BoxDetector | None = None,
-        perceptual_weight: float = 1.0, detector_weight: float = 0.1, adversarial_weight: float = 0.2, mean_weight: float = 1.0,
-        picked_frames: int = 6, critic_scale: float = 2.0, label_dropout: float = 0.05,
+        perceptual_weight: float = 1.0, detector_weight: float = 0.1, adversarial_weight: float = 0.1, pixel_weight: float = 10.0,
+        mean_weight: float = 1.0, adversarial_from: int = 0, critic_from: int = 0, picked_frames: int = 6, critic_scale: float = 3.0,
+        label_dropout: float = 0.05,
     ) -> None:  # fmt: skip
         super().__init__(network, optimization, ema_decay, seed, helpers=("maker", "perceptual", "detector", "critic.frames.features"))
         self.maker, self.perceptual, self.critic = maker, perceptual, critic
         self.detector = None if detector is None else detector.requires_grad_(False).eval()
         self.perceptual_weight, self.detector_weight, self.mean_weight = perceptual_weight, detector_weight, mean_weight
-        self.adversarial_weight, self.picked_frames = adversarial_weight, picked_frames
+        self.pixel_weight, self.adversarial_weight, self.picked_frames = pixel_weight, adversarial_weight, picked_frames
+        self.adversarial_from, self.critic_from = adversarial_from, critic_from
         self.critic_scale, self.label_dropout = critic_scale, label_dropout
 
     def parts(self) -> dict[str, Part]:
@@ -92,10 +127,13 @@ class RefinerModule(StageModule):
         window = self._window(batch, draws)
         refined = self._refined(self.network, window, drop_labels(window.labels, self.label_dropout, draws))
         picked = self._picked(refined, draws)
-        terms = self._wishes(refined, window, picked)
-        if self.critic is not None:
-            displeased, terms["critic"] = adversarial(self.critic, refined, window.recorded, window.labels, picked)
-            terms["adversarial"] = self.adversarial_weight * displeased
+        terms = self._wishes(refined, window, picked, Glance.drawn(draws))
+        if self.critic is not None and self.global_step >= self.critic_from:
+            seen = Glance.drawn(draws)
+            sides, labels = (seen.of(refined), seen.of(window.recorded)), seen.labels(window.labels, refined.shape[-2:])
+            displeased, terms["critic"] = adversarial(self.critic, *sides, labels, picked)
+            pushes = self.global_step >= self.adversarial_from
+            terms["adversarial"] = (self.adversarial_weight if pushes else 0.0) * displeased
         loss = sum(terms.values(), start=refined.new_zeros(()))
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
         self.log("train/loss", loss, prog_bar=True)
@@ -114,22 +152,22 @@ class RefinerModule(StageModule):
         """Numbers of frames of (b, n, ...)."""
         return torch.randperm(frames.shape[1], generator=draws)[: self.picked_frames].to(frames.device)
 
-    def _wishes(self, refined: Tensor, window: MadeWindow, picked: Tensor) -> dict[str, Tensor]:
+    def _wishes(self, refined: Tensor, window: MadeWindow, picked: Tensor, seen: Glance) -> dict[str, Tensor]:
         """All but the critic's, weighted, by name; scalars."""
         cell = min(CELL, *refined.shape[-2:])
         after, before = (F.avg_pool2d(fold_time(frames), cell) for frames in (refined, window.made))
-        terms = {"mean": self.mean_weight * F.l1_loss(after, before)}
+        terms = {"mean": self.mean_weight * F.l1_loss(after, before), "pixels": self.pixel_weight * _apart(refined, window)}
         if self.perceptual is not None and self.perceptual_weight > 0:
-            terms["perceptual"] = self.perceptual_weight * self._distance(refined, window, picked)
+            terms["perceptual"] = self.perceptual_weight * self._distance(refined, window, picked, seen)
         if self.detector is not None and self.detector_weight > 0:
             terms["detector"] = self.detector_weight * self._unconfirmed(refined, window)
         return terms
 
-    def _distance(self, refined: Tensor, window: MadeWindow, picked: Tensor) -> Tensor:
+    def _distance(self, refined: Tensor, window: MadeWindow, picked: Tensor, seen: Glance) -> Tensor:
         """To the recordings, of the picked frames of each stretch, by how much of them is left."""
         assert self.perceptual is not None
         apart = [
-            left * self.perceptual(one[picked], wanted[picked]).float()
+            left * self.perceptual(seen.of(one[picked]), seen.of(wanted[picked])).float()
             for left, one, wanted in zip(window.left, refined, window.recorded, strict=True) if left > 0
         ]  # fmt: skip
         return torch.stack(apart).sum() / len(refined) if apart else refined.new_zeros(())
@@ -149,7 +187,7 @@ class RefinerModule(StageModule):
         draws = self.draws("validation", batch_idx)
         window = self._window(batch, draws)
         refined = self._refined(self.average, window, window.labels)
-        terms = self._wishes(refined, window, self._picked(refined, draws))
+        terms = self._wishes(refined, window, self._picked(refined, draws), Glance(0, 0))
         loss = self.finite(sum(terms.values(), start=refined.new_zeros(())), "validation loss")
         sharp = [_sharpness(frames) for frames in (refined, window.recorded)]
         values = {"val/loss": loss, "val/sharpness": sharp[0] / sharp[1].clamp(min=1e-9)}
@@ -168,6 +206,12 @@ class RefinerModule(StageModule):
         window = self._window(batch, self.draws("pictures", 0))
         rows = [window.recorded, window.made, self._refined(self.average, window, window.labels)]
         return {"samples": torch.stack(rows, dim=1).flatten(0, 1)}
+
+
+def _apart(refined: Tensor, window: MadeWindow) -> Tensor:
+    """L1 distance to recordings as far as they are left, and to what was made as far as they are not; scalar."""
+    to_recorded, to_made = ((refined - frames).abs().mean((1, 2, 3, 4)) for frames in (window.recorded, window.made))
+    return torch.lerp(to_made, to_recorded, window.left).mean()
 
 
 def blurred(frames: Tensor) -> Tensor:
