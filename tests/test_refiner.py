@@ -264,7 +264,7 @@ def test_pictures_show_recorded_made_and_refined(plain: Checkpoint) -> None:
 
 
 def test_a_detector_that_is_not_there(tmp_path: Path) -> None:
-    assert trained_detector(None) is None
+    assert trained_detector(None) is None and isinstance(trained_detector("teacher"), BoxDetector)
     with pytest.raises(DrivesimError, match=r"experiment=PRESET/detector out="):
         trained_detector(tmp_path)
     save_network(tmp_path / "detector", BoxDetector((8, 8), (1, 1), neck=8), {})

@@ -25,8 +25,10 @@ from drivesim.recipes import RecipeError, build
 
 from .atomic import replacing, write_json
 
-__all__ = ["FAST", "FORMAT", "NETWORKS", "REFINER", "STAGES", "UPSAMPLERS", "VERSION", "Checkpoint", "CheckpointError", "file_hash",
-           "load_checkpoint", "load_network", "save_network", "save_settings"]  # fmt: skip
+__all__ = [
+    "FAST", "FORMAT", "NETWORKS", "REFINER", "STAGES", "UPSAMPLERS", "VERSION", "WEIGHTS", "Checkpoint", "CheckpointError", "file_hash",
+    "load_checkpoint", "load_network", "save_network", "save_settings",
+]  # fmt: skip
 
 FORMAT = "drivesim-checkpoint"
 VERSION = 1

@@ -12,11 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from drivesim.io.checkpoints import STAGES, CheckpointError, load_checkpoint, load_network, save_network, save_settings
+from drivesim.io.checkpoints import STAGES, WEIGHTS, CheckpointError, load_checkpoint, load_network, save_network, save_settings
 from drivesim.recipes import build
 from drivesim.training.stage_module import StageModule
 
 __all__ = ["export_parts", "trained_detector", "trained_network", "trained_video_autoencoder"]
+
+TEACHER = "teacher"
+"""Instead of a folder: the detector that generated frames may be trained against."""
 
 
 def export_parts(
@@ -56,14 +59,14 @@ def trained_network(folder: str | Path, name: str) -> nn.Module:
 
 
 def trained_detector(folder: str | Path | None) -> nn.Module | None:
-    """The box detector that was trained into ``folder``; None where no folder is named.
+    """The box detector that was trained into ``folder``, "teacher" = the one inside the package; None where no folder is named.
 
     Raises:
         CheckpointError: it is not there, with the command that makes it, or its files do not fit.
     """
     if folder is None:
         return None
-    path = Path(folder) / "detector"
+    path = (WEIGHTS / "detector_teacher" if folder == TEACHER else Path(folder)) / "detector"
     if not path.with_suffix(".json").exists():
         raise CheckpointError(f"{folder}: no detector yet; train it first: drivesim train experiment=PRESET/detector out={folder}")
     return load_network(path)
