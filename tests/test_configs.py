@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from drivesim.datasets.sources.synthetic import make_road_world
 from drivesim.io.checkpoints import FAST, NETWORKS, REFINER, UPSAMPLERS, load_checkpoint, load_network, save_network
 from drivesim.io.checkpoints import STAGES as NETWORK_STAGES
 from drivesim.models.refiner import Refiner
+from drivesim.simulation.settings import RolloutSettings
 from drivesim.training.run import train
 from drivesim.training.stage_module import StageModule
 
@@ -65,6 +67,13 @@ def earlier_stages(preset: str, out: Path) -> None:
 def test_every_experiment_is_there():
     folder = Path(__file__).parents[1] / "configs" / "experiment"
     assert sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")) == sorted(EXPERIMENTS)
+
+
+@pytest.mark.parametrize(("command", "apart"), [("rollout", {"fps"}), ("generate", {"fps"}), ("edit", set())])
+def test_every_setting_of_a_rollout_can_be_asked_for(command: str, apart: set[str]) -> None:
+    """Those that stand apart have a flag of their own."""
+    named = {str(name) for name in hydra.compose(command).rollout}
+    assert named == {item.name for item in fields(RolloutSettings)} - apart
 
 
 @pytest.mark.parametrize("first_stage", ["latent", "pixel"])

@@ -150,7 +150,7 @@ def box_motion(boxes: np.ndarray, other: np.ndarray, size: tuple[int, int]) -> n
         x, y = (scale * place + offset for place, (scale, offset) in zip(places, ways, strict=True))
         inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
         detail = min(1.0, ways[0][0] * ways[1][0])
-        moves = [(x - places[0]) * width + 0 * y, (y - places[1]) * height + 0 * x, np.full(inside.shape, detail)]
+        moves = np.broadcast_arrays((x - places[0]) * width, (y - places[1]) * height, detail, inside)[:3]
         said[:, top:bottom, left:right] = np.where(inside, np.stack(moves), 0)
     return said
 
