@@ -18,7 +18,7 @@ from toy_checkpoint import HEIGHT, WIDTH, make_checkpoint, make_moving, toy_inte
 from drivesim.diffusion.samplers import NonFiniteError
 from drivesim.errors import DrivesimError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint, save_network
-from drivesim.models.frame_interpolator import FrameInterpolator, box_motion, warped
+from drivesim.models.frame_interpolator import FrameInterpolator, box_motion, mixed, warped
 from drivesim.shapes import as_bytes
 from drivesim.simulation.cost import Costs, described
 from drivesim.simulation.quality import rollout_settings
@@ -118,18 +118,44 @@ def test_a_new_network_mixes_in_time() -> None:
     first, last = pictures(0, 2), pictures(1, 2)
     made = toy_interpolator()(first, last)
     assert torch.equal(made[:, 0], first) and torch.equal(made[:, -1], last)
-    for frame in range(5):
-        assert torch.allclose(made[:, frame], torch.lerp(first, last, frame / 4), atol=1e-6)
+    for frame in (1, 2, 3):
+        assert torch.allclose(made[:, frame], mixed(first, last, torch.full((2, 1, 1, 1), frame / 4)), atol=1e-6)
+
+
+@given(st.floats(0, 1))
+def test_where_both_sides_agree_or_are_smooth_a_mix_is_linear(place: float) -> None:
+    trust, same = torch.full((1, 1, 1, 1), place), pictures(2)
+    assert torch.allclose(mixed(same, same, trust), same, atol=1e-5)
+    dark, ramp = torch.full((1, 3, HEIGHT, WIDTH), -0.5), torch.linspace(-1, 1, WIDTH).expand(1, 3, HEIGHT, WIDTH)
+    inner = (mixed(dark, ramp, trust) - torch.lerp(dark, ramp, place))[..., 8:-8]
+    assert inner.abs().max() < 1e-4
+
+
+@given(st.floats(0.05, 0.95), st.integers(0, 100))
+def test_a_mix_of_unlike_sides_keeps_the_energy_of_their_detail(place: float, seed: int) -> None:
+    """Noise without any likeness: a linear mix has (1 - p)^2 + p^2 of its energy, half of it in the middle."""
+    first, last = 0.5 * pictures(seed), 0.5 * pictures(seed + 1000)
+    made = mixed(first, last, torch.full((1, 1, 1, 1), place))
+    wanted = (1 - place) * first.var() + place * last.var()
+    assert made.var() / wanted == pytest.approx(1, abs=0.15)
+    assert made.var() > torch.lerp(first, last, place).var()
+
+
+def test_frames_moved_by_half_a_pixel_stay_sharp() -> None:
+    """Waves of six pixels, moved by half of one: bilinear sampling takes a seventh of their height, cubic a fortieth."""
+    wave = torch.sin(torch.arange(WIDTH) * torch.pi / 3).expand(1, 3, HEIGHT, WIDTH)
+    half = torch.tensor([0.5, 0.0]).view(1, 2, 1, 1).expand(1, 2, HEIGHT, WIDTH)
+    assert warped(wave, half)[..., 8:-8].std() / wave[..., 8:-8].std() == pytest.approx(1, abs=0.04)
 
 
 def test_a_new_network_moves_boxes() -> None:
-    """A car that drives 16 pixels to the right, over a grey road: in the middle it has driven 8, and nothing of it is left behind."""
+    """A car that drives 48 pixels to the right, over a grey road: in the middle it has driven 24, and all of it is there."""
     first, last = (torch.zeros(1, 3, HEIGHT, WIDTH) for _ in range(2))
-    car = pictures()[0, :, 8:16, 16:32]
-    first[0, :, 8:16, 16:32] = last[0, :, 8:16, 32:48] = car
-    row = [[0, 0.25 + 0.25 * place, 0.25, 0.5 + 0.25 * place, 0.5, 3.0] for place in (0, 0.25, 0.5, 0.75, 1)]
+    car = pictures()[0, :, 8:16, 16:24]
+    first[0, :, 8:16, 4:12] = last[0, :, 8:16, 52:60] = car
+    row = [[0, 0.0625 + 0.75 * place, 0.25, 0.1875 + 0.75 * place, 0.5, 3.0] for place in (0, 0.25, 0.5, 0.75, 1)]
     made = toy_interpolator()(first, last, labels_of(*[[box] for box in row]))
-    assert torch.allclose(made[0, 2, :, 8:16, 24:40], car, atol=1e-5)
+    assert torch.allclose(made[0, 2, :, 8:16, 28:36], car, atol=1e-5)
 
 
 def test_a_vehicle_that_one_known_frame_lacks_comes_from_the_other() -> None:

@@ -23,7 +23,7 @@ from drivesim.models.unet import ImageUNet
 from drivesim.recipes import recipe
 from drivesim.shapes import unfold_time
 
-__all__ = ["FrameInterpolator", "box_motion", "warped"]
+__all__ = ["FrameInterpolator", "box_motion", "mixed", "warped"]
 
 Labels = Mapping[str, Tensor]
 
@@ -35,6 +35,12 @@ REACH = 8.0
 """Pixels of motion for one unit of the U-Net's output."""
 ONE_SIDED = 4.0
 """How strongly a vehicle that is in one known frame alone, or larger there, is taken from there, in logits."""
+DETAIL, AROUND = 5, 9
+"""Pixels: detail is what a mean over the first takes away; its energy is a mean over the second."""
+MOST_GAIN = 1.5
+"""Of detail, where the two sides cancel; two unlike sides, mixed evenly, want the root of 2."""
+FLAT = 1e-5
+"""Energy of detail, in squared units of [-1, 1], below which nothing is raised: there it is rounding."""
 BORDER = 1e-4
 """A box that ends so near the picture's border, in units of the picture, may go on beyond it."""
 
@@ -104,7 +110,7 @@ class FrameInterpolator(nn.Module):
         sides = [warped(frame, motion[:, end]) for end, frame in enumerate((first, last))]
         even = torch.log(place / (1 - place))[:, None, None, None]
         trust = torch.sigmoid(even + ONE_SIDED * (said[:, 1, 2:] - said[:, 0, 2:]) + out[:, 4:5])
-        return torch.lerp(sides[0], sides[1], trust) + out[:, 5:]
+        return mixed(sides[0], sides[1], trust) + out[:, 5:]
 
 
 def warped(frames: Tensor, motion: Tensor) -> Tensor:
@@ -117,7 +123,32 @@ def warped(frames: Tensor, motion: Tensor) -> Tensor:
     x = torch.arange(width, device=frames.device) + motion[:, 0]
     y = torch.arange(height, device=frames.device)[:, None] + motion[:, 1]
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    return nnf.grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # bilinear sampling blurs by as much as the motion is off whole pixels: frames that lie between would be softer than those at the ends
+    return nnf.grid_sample(frames, grid, mode="bicubic", padding_mode="border", align_corners=False)
+
+
+def mixed(first: Tensor, last: Tensor, trust: Tensor) -> Tensor:
+    """(f, 3, H, W) of either side -> ``trust`` (f, 1, H, W) of the last and the rest of the first, with the energy of their detail.
+
+    Where both sides do not show quite the same, the details of a mean cancel, and a picture that is soft between keyframes pulses. So detail
+    is mixed apart from what is coarse, and raised to the mean energy of both sides around each pixel; where they agree, nothing is raised.
+    """
+    coarse = [_mean(side, DETAIL) for side in (first, last)]
+    fine = [side - low for side, low in zip((first, last), coarse, strict=True)]
+    wanted = torch.lerp(_energy(fine[0]), _energy(fine[1]), trust)
+    between = torch.lerp(fine[0], fine[1], trust)
+    gain = ((wanted + FLAT) / (_energy(between) + FLAT)).sqrt().clamp(1.0, MOST_GAIN)
+    return torch.lerp(coarse[0], coarse[1], trust) + gain * between
+
+
+def _energy(fine: Tensor) -> Tensor:
+    return _mean(fine.square().mean(1, keepdim=True), AROUND)
+
+
+def _mean(pixels: Tensor, size: int) -> Tensor:
+    """Over ``size`` x ``size`` pixels around each; ``size`` odd."""
+    margin = size // 2
+    return nnf.avg_pool2d(nnf.pad(pixels, (margin, margin, margin, margin), mode="replicate"), size, stride=1)
 
 
 def box_motion(boxes: np.ndarray, other: np.ndarray, size: tuple[int, int]) -> np.ndarray:
