@@ -5,10 +5,9 @@ are, and nowhere else ("reward" or "consistency" feedback; Li et al. 2024, "Cont
 was made, a perceptual distance draws to that recording, the more the more is left. Pixels are to be near the recording as far as it is
 left, and otherwise as they were; and means over large cells stay what they were, so that neither colour nor light is made up.
 
-Three guards. Networks that were trained before can be pleased with patterns of single pixels that no eye takes for a vehicle, so the
-detector and the critic of features see everything blurred. The detector is as pleased with colours that no vehicle has, and finds nearly as
-much without any, so it sees grey. And gradients of networks with strides have a grid, so critic and perceptual distance look from a place
-of their own at every batch. This file does not know configuration, files, or how windows are made.
+Two guards. Networks that were trained before can be pleased with patterns of single pixels that no eye takes for a vehicle, so the detector
+and the critic of features see everything blurred. And gradients of networks with strides have a grid, so critic and perceptual distance
+look from a place of their own at every batch. This file does not know configuration, files, or how windows are made.
 
 Legend: B batch   N frames of a stretch   F = B * N   H, W frame size
 """
@@ -36,10 +35,8 @@ from drivesim.training.learning_rate import Optimization
 from drivesim.training.stage_module import Batch, Part, StageModule
 from drivesim.training.window_maker import MadeWindow, WindowMaker
 
-__all__ = ["Glance", "RefinerModule", "blurred", "clip_critic", "grey"]
+__all__ = ["Glance", "RefinerModule", "blurred", "clip_critic"]
 
-LUMA = (0.299, 0.587, 0.114)
-"""Of red, green and blue (ITU-R BT.601)."""
 CELL = 16
 """Pixels of the cells whose means are to stay."""
 REACH = 8
@@ -180,7 +177,7 @@ class RefinerModule(StageModule):
         assert self.detector is not None
         labels = {name: fold_time(window.labels[name]) for name in ("boxes", "boxes_known", "time_of_day")}
         wanted = encode(labels["boxes"], labels["boxes_known"], *refined.shape[-2:])
-        losses = detector_losses(self.detector(grey(blurred(fold_time(refined)))), wanted, labels["time_of_day"])
+        losses = detector_losses(self.detector(blurred(fold_time(refined))), wanted, labels["time_of_day"])
         return torch.stack(list(losses.values())).sum()
 
     # judging
@@ -222,11 +219,6 @@ def blurred(frames: Tensor) -> Tensor:
     for _ in range(BLURS):
         frames = F.avg_pool2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     return frames
-
-
-def grey(frames: Tensor) -> Tensor:
-    """(f, 3, H, W) -> the same, each pixel's luminance in all three channels."""
-    return (frames * frames.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True).expand_as(frames)
 
 
 def _sharpness(frames: Tensor) -> Tensor:
