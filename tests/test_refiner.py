@@ -21,7 +21,7 @@ from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint, save_network
 from drivesim.models.detector import BoxDetector, Predictions
 from drivesim.models.discriminator import ClipDiscriminator, FeatureDiscriminator, PatchDiscriminator3d
-from drivesim.models.refiner import Refiner
+from drivesim.models.refiner import Refiner, luminance
 from drivesim.shapes import as_bytes, as_floats
 from drivesim.simulation.cost import Costs, described
 from drivesim.simulation.quality import rollout_settings
@@ -79,6 +79,17 @@ def test_a_new_refiner_changes_nothing() -> None:
     assert torch.equal(toy_refiner()(frames), frames) and torch.equal(toy_refiner()(frames, labels), frames)
     with pytest.raises(ValueError, match="divisible by 8"):
         toy_refiner()(frames[..., :-2])
+
+
+def test_a_refiner_changes_light_and_no_colour() -> None:
+    """Whatever its weights are, all three channels of a pixel change by the same."""
+    network, frames = toy_refiner(), torch.rand(2, 3, HEIGHT, WIDTH) * 2 - 1
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+        change = network(frames, {"time_of_day": torch.tensor([0.0, 1.0])}) - frames
+    assert change.abs().mean() > 0.01 and torch.allclose(change, luminance(change).expand_as(change), atol=1e-5)
+    assert torch.allclose(luminance(torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)), torch.tensor(0.299))
 
 
 def test_a_critic_with_pretrained_features_trains_its_towers_alone() -> None:

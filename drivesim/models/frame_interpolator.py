@@ -130,8 +130,8 @@ def warped(frames: Tensor, motion: Tensor) -> Tensor:
 def mixed(first: Tensor, last: Tensor, trust: Tensor) -> Tensor:
     """(f, 3, H, W) of either side -> ``trust`` (f, 1, H, W) of the last and the rest of the first, with the energy of their detail.
 
-    Where both sides do not show quite the same, the details of a mean cancel, and a picture that is soft between keyframes pulses. So detail
-    is mixed apart from what is coarse, and raised to the mean energy of both sides around each pixel; where they agree, nothing is raised.
+    Where both sides do not show quite the same, the details of a mean cancel, and a picture that is soft between keyframes pulses. So
+    detail is mixed apart from what is coarse, and raised to the mean energy of both sides around it; where they agree, nothing is raised.
     """
     coarse = [_mean(side, DETAIL) for side in (first, last)]
     fine = [side - low for side, low in zip((first, last), coarse, strict=True)]

@@ -2,8 +2,9 @@
 
 Latents are learned by squared errors, so what they leave open comes out as a blur; the frames between keyframes are moved, so they come out
 softer still. A refiner (Shrivastava et al. 2017, "Learning from simulated and unsupervised images through adversarial training") takes each
-frame with its labels and boxes and adds what is missing. It looks at single frames: what it makes depends on nothing but the frame, so a
-rollout may begin anywhere. This file does not know latents, noise, critics or where frames come from.
+frame with its labels and boxes and adds what is missing, in light alone: given colours, it learned to please a detector with magenta where
+vehicles were to be. It looks at single frames: what it makes depends on nothing but the frame, so a rollout may begin anywhere. This file
+does not know latents, noise, critics or where frames come from.
 
     F frames   H, W frame size
 """
@@ -19,11 +20,14 @@ from drivesim.models.blocks import channels_last, zeroed
 from drivesim.models.unet import ImageUNet
 from drivesim.recipes import recipe
 
-__all__ = ["Refiner"]
+__all__ = ["Refiner", "luminance"]
+
+LUMA = (0.299, 0.587, 0.114)
+"""Of red, green and blue (ITU-R BT.601)."""
 
 
 class Refiner(nn.Module):
-    """Frames -> frames, labels -> the same scene as if it had been filmed. New, it changes nothing.
+    """Frames -> frames, labels -> the same scene as if it had been filmed. New, it changes nothing; ever, no colour.
 
     Args:
         base, multipliers, blocks, attention, head_channels, embedding: of the U-Net, see ``ImageUNet``.
@@ -51,5 +55,12 @@ class Refiner(nn.Module):
             ValueError: H or W not divisible as the U-Net needs it.
         """
         nothing = torch.zeros(len(frames), device=frames.device)  # there is no noise here
-        made = frames.float() + self.unet(frames, nothing, labels).float()
-        return made + self.seams(channels_last(torch.cat([frames.float(), made], dim=1))).float()
+        before = frames.float()
+        change = self.unet(frames, nothing, labels).float()
+        change = change + self.seams(channels_last(torch.cat([before, before + change], dim=1))).float()
+        return before + luminance(change)
+
+
+def luminance(pixels: Tensor) -> Tensor:
+    """(f, 3, H, W), red, green, blue -> (f, 1, H, W)."""
+    return (pixels * pixels.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
