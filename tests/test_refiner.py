@@ -21,7 +21,7 @@ from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint, save_network
 from drivesim.models.detector import BoxDetector, Predictions
 from drivesim.models.discriminator import ClipDiscriminator, FeatureDiscriminator, PatchDiscriminator3d
-from drivesim.models.refiner import Refiner, luminance
+from drivesim.models.refiner import Refiner, luminance, without_alternation
 from drivesim.shapes import as_bytes, as_floats
 from drivesim.simulation.cost import Costs, described
 from drivesim.simulation.quality import rollout_settings
@@ -90,6 +90,16 @@ def test_a_refiner_changes_light_and_no_colour() -> None:
         change = network(frames, {"time_of_day": torch.tensor([0.0, 1.0])}) - frames
     assert change.abs().mean() > 0.01 and torch.allclose(change, luminance(change).expand_as(change), atol=1e-5)
     assert torch.allclose(luminance(torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)), torch.tensor(0.299))
+
+
+def test_a_refiner_adds_no_pattern_that_alternates() -> None:
+    row, column = (torch.arange(size) % 2 * 2.0 - 1 for size in (HEIGHT, WIDTH))
+    for pattern in (row[:, None].expand(HEIGHT, WIDTH), column.expand(HEIGHT, WIDTH), row[:, None] * column):
+        assert without_alternation(pattern[None, None])[..., 2:-2, 2:-2].abs().max() < 1e-6
+    even = torch.full((2, 1, HEIGHT, WIDTH), 0.3)
+    assert torch.allclose(without_alternation(even), even, atol=1e-6)
+    wave = torch.sin(torch.arange(WIDTH) * torch.pi / 4).expand(1, 1, HEIGHT, WIDTH)
+    assert without_alternation(wave)[..., 8:-8].std() / wave[..., 8:-8].std() == pytest.approx(0.98, abs=0.01)
 
 
 def test_a_critic_with_pretrained_features_trains_its_towers_alone() -> None:
