@@ -152,9 +152,19 @@ def table(args: argparse.Namespace) -> None:
     args.results.write_text(json.dumps(without_nan(content), indent=1) + "\n", encoding="utf-8")
     plot(content).savefig(args.plot, dpi=110)
     where = args.plot.relative_to(args.page.parent) if args.plot.is_relative_to(args.page.parent) else args.plot
-    text = page(content, str(where), dedent((__doc__ or "").split("\n\n")[1]))
+    text = page(content, str(where), _commands(args.longer is not None))
     args.page.write_text(text, encoding="utf-8")
     print(text)
+
+
+def _commands(longer: bool) -> str:
+    """Those at the head of this file, without the run of more steps where there was none."""
+    told = dedent((__doc__ or "").split("\n\n")[1])
+    if longer:
+        return told
+    first, *others = told.split("\npython ")
+    kept = [command for command in others if "--steps" not in command]
+    return "\npython ".join([first, *kept]).replace(" --longer runs/downstream/long", "")
 
 
 def clips(args: argparse.Namespace) -> None:
