@@ -21,7 +21,7 @@ from drivesim.models.convolution import Convolution
 
 __all__ = [
     "Attention", "Downsample", "NoiseEmbedding", "Norm", "PixelNorm", "ResBlock", "SpatialAttention", "Upsample",
-    "channels_last", "from_tokens", "norm_named", "recompute", "sinusoid", "to_tokens", "zeroed",
+    "channels_last", "from_tokens", "mean_around", "norm_named", "recompute", "sinusoid", "to_tokens", "zeroed",
 ]  # fmt: skip
 
 
@@ -48,6 +48,12 @@ def zeroed(module: M) -> M:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def mean_around(pixels: Tensor, size: int) -> Tensor:
+    """(f, c, H, W) -> the same shape, each pixel the mean over ``size`` x ``size`` around it; ``size`` odd, borders repeated."""
+    margin = size // 2
+    return nnf.avg_pool2d(nnf.pad(pixels, (margin, margin, margin, margin), mode="replicate"), size, stride=1)
 
 
 def sinusoid(x: Tensor, dim: int, period: float = 10_000.0) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from drivesim.models.blocks import mean_around
 from drivesim.models.conditioning import RASTER_CHANNELS, raster_boxes
 from drivesim.models.unet import ImageUNet
 from drivesim.recipes import recipe
@@ -131,24 +132,17 @@ def mixed(first: Tensor, last: Tensor, trust: Tensor) -> Tensor:
     """(f, 3, H, W) of either side -> ``trust`` (f, 1, H, W) of the last and the rest of the first, with the energy of their detail.
 
     Where both sides do not show quite the same, the details of a mean cancel, and a picture that is soft between keyframes pulses. So
-    detail is mixed apart from what is coarse, and raised to the mean energy of both sides around it; where they agree, nothing is raised.
+    detail is raised to the mean energy of both sides around it; where they agree all around, nothing is raised.
     """
-    coarse = [_mean(side, DETAIL) for side in (first, last)]
-    fine = [side - low for side, low in zip((first, last), coarse, strict=True)]
+    fine = [side - mean_around(side, DETAIL) for side in (first, last)]
+    detail = torch.lerp(fine[0], fine[1], trust)
     wanted = torch.lerp(_energy(fine[0]), _energy(fine[1]), trust)
-    between = torch.lerp(fine[0], fine[1], trust)
-    gain = ((wanted + FLAT) / (_energy(between) + FLAT)).sqrt().clamp(1.0, MOST_GAIN)
-    return torch.lerp(coarse[0], coarse[1], trust) + gain * between
+    gain = ((wanted + FLAT) / (_energy(detail) + FLAT)).sqrt().clamp(1.0, MOST_GAIN)
+    return torch.lerp(first, last, trust) + (gain - 1) * detail
 
 
 def _energy(fine: Tensor) -> Tensor:
-    return _mean(fine.square().mean(1, keepdim=True), AROUND)
-
-
-def _mean(pixels: Tensor, size: int) -> Tensor:
-    """Over ``size`` x ``size`` pixels around each; ``size`` odd."""
-    margin = size // 2
-    return nnf.avg_pool2d(nnf.pad(pixels, (margin, margin, margin, margin), mode="replicate"), size, stride=1)
+    return mean_around(fine.square().mean(1, keepdim=True), AROUND)
 
 
 def box_motion(boxes: np.ndarray, other: np.ndarray, size: tuple[int, int]) -> np.ndarray:

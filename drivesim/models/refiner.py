@@ -1,10 +1,9 @@
 """The last look at a frame before it leaves: what generated frames lack beside filmed ones, in one call.
 
-Latents are learned by squared errors, so what they leave open comes out as a blur; the frames between keyframes are moved, so they come out
-softer still. A refiner (Shrivastava et al. 2017, "Learning from simulated and unsupervised images through adversarial training") takes each
-frame with its labels and boxes and adds what is missing, in light alone: given colours, it learned to please a detector with magenta where
-vehicles were to be. It looks at single frames: what it makes depends on nothing but the frame, so a rollout may begin anywhere. This file
-does not know latents, noise, critics or where frames come from.
+Latents are learned by squared errors, so what they leave open comes out as a blur. A refiner (Shrivastava et al. 2017, "Learning from
+simulated and unsupervised images through adversarial training") takes each frame with its labels and boxes and adds what is missing, in
+light alone: given colours, it learned to please a detector with magenta where vehicles were to be. It looks at single frames: what it makes
+depends on nothing but the frame, so a rollout may begin anywhere. This file does not know latents, noise, critics or where frames are from.
 
     F frames   H, W frame size
 """

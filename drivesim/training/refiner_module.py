@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drivesim.models.blocks import mean_around
 from drivesim.models.conditioning import drop_labels
 from drivesim.models.detector import BoxDetector
 from drivesim.models.discriminator import ClipDiscriminator, FeatureDiscriminator, PatchDiscriminator3d
@@ -217,7 +218,7 @@ def _apart(refined: Tensor, window: MadeWindow) -> Tensor:
 def blurred(frames: Tensor) -> Tensor:
     """(f, 3, H, W) -> the same, soft."""
     for _ in range(BLURS):
-        frames = F.avg_pool2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        frames = mean_around(frames, 3)
     return frames
 
 
