@@ -18,7 +18,7 @@ from toy_checkpoint import HEIGHT, WIDTH, make_checkpoint, make_moving, toy_inte
 from drivesim.diffusion.samplers import NonFiniteError
 from drivesim.errors import DrivesimError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint, save_network
-from drivesim.models.frame_interpolator import FrameInterpolator, box_motion, mixed, warped
+from drivesim.models.frame_interpolator import EVENNESS, REACH, STIFF, FrameInterpolator, box_motion, mixed, straight, warped
 from drivesim.shapes import as_bytes
 from drivesim.simulation.cost import Costs, described
 from drivesim.simulation.quality import rollout_settings
@@ -118,8 +118,41 @@ def test_a_new_network_mixes_in_time() -> None:
     first, last = pictures(0, 2), pictures(1, 2)
     made = toy_interpolator()(first, last)
     assert torch.equal(made[:, 0], first) and torch.equal(made[:, -1], last)
-    for frame in (1, 2, 3):
-        assert torch.allclose(made[:, frame], mixed(first, last, torch.full((2, 1, 1, 1), frame / 4)), atol=1e-6)
+    odds = 3.0**EVENNESS  # of the nearer side, three quarters and one quarter of the way
+    for frame, share in ((1, 1 / (1 + odds)), (2, 0.5), (3, odds / (1 + odds))):
+        assert torch.allclose(made[:, frame], mixed(first, last, torch.full((2, 1, 1, 1), share)), atol=1e-6)
+
+
+@given(st.integers(0, 100))
+def test_a_straight_motion_is_found_through_what_the_places_say(seed: int) -> None:
+    """Exactly where all say the same; as the least-squares fit of numpy where they do not."""
+    draws = torch.Generator().manual_seed(seed)
+    place = torch.tensor([0.25, 0.5, 0.75]).repeat(2)
+    ways = torch.stack([-place, 1 - place], dim=1)
+    whole = torch.randn(2, 2, 3, 4, generator=draws).repeat_interleave(3, dim=0)
+    said = ways[:, :, None, None, None] * whole[:, None]
+    assert torch.allclose(straight(said, ways, 3), whole, atol=1e-5)
+    said = torch.randn(6, 2, 2, 3, 4, generator=draws)
+    fitted = np.linalg.lstsq(ways[:3].flatten()[:, None].numpy(), said[:3].flatten(0, 1).flatten(1).numpy(), rcond=None)[0]
+    assert torch.allclose(straight(said, ways, 3)[0].flatten(), torch.from_numpy(fitted[0]), atol=1e-5)
+
+
+def test_what_the_network_says_of_one_cell_alone_moves_little() -> None:
+    """With the first frame alone trusted: motion that all cells say is what the picture is warped by; what a single cell says counts as the
+    mean over STIFF x STIFF cells."""
+    network, size, place = toy_interpolator(), 64, torch.tensor([0.25, 0.5, 0.75])
+    frames = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).expand(3, -1, -1, -1)
+    every = torch.zeros(3, 8, size, size)
+    every[:, 0], every[:, 2] = -place[:, None, None] / REACH, (1 - place)[:, None, None] / REACH
+    every[:, 4] = -50
+    one = every.clone()
+    one[:, :4] = 0
+    one[:, :4, 32:36, 32:36] = every[:, :4, 32:36, 32:36]
+    for out, pixels, around in ((every, 1.0, slice(None)), (one, STIFF**-2, slice(32, 36))):
+        moved = network._composed(frames, frames, out, torch.zeros(3, 2, 3, size, size), place, 5)
+        motion = torch.zeros(3, 2, size, size)
+        motion[:, 0] = -pixels * place[:, None, None]
+        assert torch.allclose(moved[..., around, around], warped(frames, motion)[..., around, around], atol=1e-5)
 
 
 @given(st.floats(0, 1))

@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as nnf
 from hypothesis import given
 from hypothesis import strategies as st
 from test_simulator import difference, frames_of, scenario
@@ -21,7 +22,7 @@ from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint, save_network
 from drivesim.models.detector import BoxDetector, Predictions
 from drivesim.models.discriminator import ClipDiscriminator, FeatureDiscriminator, PatchDiscriminator3d
-from drivesim.models.refiner import Refiner, luminance, without_alternation
+from drivesim.models.refiner import MARGIN, SOFT, Refiner, luminance, without_alternation
 from drivesim.shapes import as_bytes, as_floats
 from drivesim.simulation.cost import Costs, described
 from drivesim.simulation.quality import rollout_settings
@@ -100,6 +101,25 @@ def test_a_refiner_adds_no_pattern_that_alternates() -> None:
     assert torch.allclose(without_alternation(even), even, atol=1e-6)
     wave = torch.sin(torch.arange(WIDTH) * torch.pi / 4).expand(1, 1, HEIGHT, WIDTH)
     assert without_alternation(wave)[..., 8:-8].std() / wave[..., 8:-8].std() == pytest.approx(0.98, abs=0.01)
+
+
+@torch.no_grad()
+def test_looking_again_changes_boxes_alone(refining: Checkpoint) -> None:
+    """Two looks are one outside boxes, and one upon the other well inside; without boxes, one."""
+    network: Any = refining.network("refiner")
+    frames, labels = as_floats(batch_of()["frames"][0, :3]), {name: value[0, :3] for name, value in batch_of()["labels"].items()}
+    once, twice = network(frames, labels), network.looked(frames, labels, 2)
+    upon = network(once.clamp(-1, 1), labels)
+    assert torch.equal(network.looked(frames, labels), once) and (upon - once).abs().max() > 0.01
+    inside = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    inside[HEIGHT // 4 : HEIGHT * 3 // 4, WIDTH // 4 : WIDTH // 2] = True  # the box of batch_of
+    reach = MARGIN + SOFT // 2
+    near = nnf.max_pool2d(inside[None].float(), 2 * reach + 1, 1, reach)[0] > 0
+    assert torch.allclose(twice[..., inside], upon[..., inside], atol=1e-5)
+    assert torch.equal(twice[..., ~near], once[..., ~near])
+    for without in ({**labels, "boxes_known": torch.zeros_like(labels["boxes_known"])}, {"time_of_day": labels["time_of_day"]}):
+        assert torch.equal(network.looked(frames, without, 3), network(frames, without))
+    assert torch.equal(network.looked(frames, None, 2), network(frames))
 
 
 def test_a_critic_with_pretrained_features_trains_its_towers_alone() -> None:
@@ -320,6 +340,17 @@ def test_every_frame_goes_through_it_with_its_labels(refining: Checkpoint) -> No
 @pytest.mark.parametrize("settings", [{"batch": 1}, {"decode_frames": 3}])
 def test_how_the_work_is_cut_does_not_show(refining: Checkpoint, settings: dict[str, int]) -> None:
     assert difference(list(simulator(refining).run(scenario())), list(simulator(refining, **settings).run(scenario()))) <= 1
+
+
+def test_a_rollout_looks_as_often_as_it_is_told(refining: Checkpoint) -> None:
+    once, twice = (simulator(refining, refine_looks=looks) for looks in (1, 2))
+    assert [one.passes()["refinement"]["steps"] for one in (once, twice)] == [1, 2]
+    assert not np.array_equal(*(frames_of(list(one.run(scenario()))) for one in (once, twice)))
+    settings = [rollout_settings(refining, refine_looks=looks) for looks in (1, 2)]
+    flop = [Costs(described(refining), refining.settings, one, None).flop(4.0)["refinement"] for one in settings]
+    assert flop[1] == 2 * flop[0]
+    with pytest.raises(UsageError, match=r"refine_looks must be a whole number from 1, not 0"):
+        rollout_settings(refining, refine_looks=0)
 
 
 def test_latents_that_are_diffused_are_decoded_and_refined(tmp_path: Path) -> None:

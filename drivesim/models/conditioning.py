@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from drivesim.labels import CATEGORIES, LABELS, Label
 from drivesim.models.blocks import channels_last, zeroed
 
-__all__ = ["DROPOUT", "RASTER_CHANNELS", "BoxRaster", "LabelEmbedder", "drop_labels", "raster_boxes"]
+__all__ = ["DROPOUT", "RASTER_CHANNELS", "BoxRaster", "LabelEmbedder", "covered", "drop_labels", "raster_boxes"]
 
 Labels = Mapping[str, Tensor]
 
@@ -108,11 +108,22 @@ def raster_boxes(boxes: Tensor, boxes_known: Tensor, height: int, width: int) ->
         cell's centre to left, top, right, bottom of the front-most box seen there, through asinh (4); cosine and sine of that box's
         track_id times the golden angle, so that neighbouring instances differ (2); 1 where boxes are known (1).
     """
-    real = (boxes[..., 0] >= 0) & boxes_known[:, None].bool()
-    boxes = boxes.float().masked_fill(~real[..., None], 0.0)  # a box without size covers nothing
-    cover = _overlap(boxes[..., 1], boxes[..., 3], width)[:, :, None, :] * _overlap(boxes[..., 2], boxes[..., 4], height)[:, :, :, None]
+    boxes, cover = _covers(boxes, boxes_known, height, width)
     given = boxes_known.float()[:, None, None, None].expand(-1, 1, height, width)
     return torch.cat([_coverage(cover, boxes[..., 0]), _front_box(cover, boxes), given], dim=1)
+
+
+def covered(boxes: Tensor, boxes_known: Tensor, height: int, width: int) -> Tensor:
+    """Boxes as for ``raster_boxes`` -> (F, 1, H, W): the largest share of each cell that one of them covers, whatever it is."""
+    return _covers(boxes, boxes_known, height, width)[1].amax(dim=1, keepdim=True)
+
+
+def _covers(boxes: Tensor, boxes_known: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Boxes, without size where they are none, and the share of each cell that each of them covers, (F, N, H, W)."""
+    real = (boxes[..., 0] >= 0) & boxes_known[:, None].bool()
+    boxes = boxes.float().masked_fill(~real[..., None], 0.0)
+    across, down = (_overlap(boxes[..., low], boxes[..., low + 2], cells) for low, cells in ((1, width), (2, height)))
+    return boxes, across[:, :, None, :] * down[:, :, :, None]
 
 
 def _overlap(low: Tensor, high: Tensor, cells: int) -> Tensor:

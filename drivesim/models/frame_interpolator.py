@@ -24,7 +24,7 @@ from drivesim.models.unet import ImageUNet
 from drivesim.recipes import recipe
 from drivesim.shapes import unfold_time
 
-__all__ = ["FrameInterpolator", "box_motion", "mixed", "warped"]
+__all__ = ["FrameInterpolator", "box_motion", "mixed", "straight", "warped"]
 
 Labels = Mapping[str, Tensor]
 
@@ -34,6 +34,11 @@ MOTION_CHANNELS = 2 * 3
 """Of what boxes say, for each known frame: motion x, y in units of ``REACH``, and how much detail is there."""
 REACH = 8.0
 """Pixels of motion for one unit of the U-Net's output."""
+STIFF = 9
+"""Cells of the stem over which learned motion is a mean: what trembles from cell to cell bends poles, houses and markings."""
+EVENNESS = 0.3
+"""How strongly the nearer known frame is preferred, in logits: 1 mixes linearly in time. With less, a frame beside a known one is not so
+much like it and more like the others, and nothing pulses."""
 ONE_SIDED = 4.0
 """How strongly a vehicle that is in one known frame alone, or larger there, is taken from there, in logits."""
 DETAIL, AROUND = 5, 9
@@ -89,7 +94,7 @@ class FrameInterpolator(nn.Module):
         x = torch.cat([before, after, place[:, None, None, None] * plane, plane], dim=1)
         # no noise here: the place in time, 0..1 as a sigma is, goes where the U-Net is told its noise level
         out = self.motion(x, place, _middle(labels), self._told(said, labels, frames)).float()
-        made = self._composed(before.float(), after.float(), out, said, place)
+        made = self._composed(before.float(), after.float(), out, said, place, frames)
         return torch.cat([first[:, None], unfold_time(made, frames - 2), last[:, None]], dim=1)
 
     def _told(self, said: Tensor, labels: Labels | None, frames: int) -> Tensor:
@@ -103,15 +108,31 @@ class FrameInterpolator(nn.Module):
         ]
         return torch.cat([moves, *(raster.repeat_interleave(frames - 2, dim=0) for raster in rasters)], dim=1)
 
-    def _composed(self, first: Tensor, last: Tensor, out: Tensor, said: Tensor, place: Tensor) -> Tensor:
-        """Warp, mix and mend. out: of the U-Net, (F, 8, H, W).   said: see ``_said``.   place: (F,) in 0..1."""
-        coarse = nnf.avg_pool2d(out[:, :4], self.stem)
-        learned = nnf.interpolate(coarse, scale_factor=float(self.stem), mode="bilinear", align_corners=False)
-        motion = REACH * learned.unflatten(1, (2, 2)) + said[:, :, :2]
+    def _composed(self, first: Tensor, last: Tensor, out: Tensor, said: Tensor, place: Tensor, frames: int) -> Tensor:
+        """Warp, mix and mend. out: of the U-Net, (F, 8, H, W).   said: see ``_said``.   place: (F,) in 0..1.   frames: T."""
+        ways = torch.stack([-place, 1 - place], dim=1)  # to the first and to the last, in units of the way between them
+        cells = mean_around(nnf.avg_pool2d(out[:, :4], self.stem), STIFF).unflatten(1, (2, 2))
+        steady = nnf.interpolate(straight(cells, ways, frames - 2), scale_factor=float(self.stem), mode="bilinear", align_corners=False)
+        motion = REACH * ways[:, :, None, None, None] * steady[:, None] + said[:, :, :2]
         sides = [warped(frame, motion[:, end]) for end, frame in enumerate((first, last))]
-        even = torch.log(place / (1 - place))[:, None, None, None]
-        trust = torch.sigmoid(even + ONE_SIDED * (said[:, 1, 2:] - said[:, 0, 2:]) + out[:, 4:5])
+        near = EVENNESS * torch.log(place / (1 - place))[:, None, None, None]
+        trust = torch.sigmoid(near + ONE_SIDED * (said[:, 1, 2:] - said[:, 0, 2:]) + out[:, 4:5])
         return mixed(sides[0], sides[1], trust) + out[:, 5:]
+
+
+def straight(motion: Tensor, ways: Tensor, count: int) -> Tensor:
+    """The one motion in a straight line, at one speed, that fits best what is said at all places in time of a window (least squares).
+
+    Args:
+        motion: (F, 2, 2, h, w), to the first and the last known frame, x and y.   ways: (F, 2), their shares of the whole way, signed.
+        count: M, places in time of each window.
+
+    Returns:
+        (F, 2, h, w): from the first known frame to the last, the same for all places of a window.
+    """
+    shares = ways.unflatten(0, (-1, count))[..., None, None, None]
+    whole = (shares * motion.unflatten(0, (-1, count))).sum((1, 2)) / shares.square().sum((1, 2))
+    return whole.repeat_interleave(count, dim=0)
 
 
 def warped(frames: Tensor, motion: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ class Costs:
             result["interpolation"] = pairs * steps["interpolation"] * self.interpolation().flop
         result["decode"] = self._decoding(plan.keyframes if self.moves else plan.frames)
         if self.refines:
-            result["refinement"] = plan.frames * self.refinement().flop
+            result["refinement"] = plan.frames * settings.refine_looks * self.refinement().flop
         if self.upsampling is not None:
             result["upsampling"] = self._enlarging(plan.frames, self.upsampling)
         return result

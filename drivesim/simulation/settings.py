@@ -64,6 +64,8 @@ class RolloutSettings:
     """Boxes per frame that the networks are told of: the largest ones."""
     refine: bool = True
     """Whether finished frames go through the refiner, where the checkpoint holds one."""
+    refine_looks: int = 1
+    """How often it looks; from the second time on it changes only what is in boxes."""
     precision: str = "float32"
     compile: str = "none"
     """See ``accelerate``."""
@@ -72,7 +74,7 @@ class RolloutSettings:
         check_quality(self.quality)
         if self.sampler not in SAMPLERS:
             raise UsageError(f"rollout.sampler must be one of {', '.join(SAMPLERS)}, not {self.sampler!r}")
-        for name in ("steps_image", "steps_keyframes", "steps_interpolation", "batch", "decode_frames", "max_boxes"):
+        for name in ("steps_image", "steps_keyframes", "steps_interpolation", "batch", "decode_frames", "max_boxes", "refine_looks"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise UsageError(f"rollout.{name} must be a whole number from 1, not {getattr(self, name)}")
         if not isinstance(self.refine, bool):

@@ -107,7 +107,9 @@ class Simulator:
         if isinstance(self.interpolation, FrameInterpolator):
             samplers["interpolation"] = "motion"
         serving = {kind: {"network": names[kind], "sampler": samplers[kind], "steps": how.steps} for kind, how in self.how.items()}
-        return serving if self.refiner is None else {**serving, "refinement": {"network": "refiner", "sampler": "none", "steps": 1}}
+        if self.refiner is not None:
+            serving["refinement"] = {"network": "refiner", "sampler": "none", "steps": self.settings.refine_looks}
+        return serving
 
     def plan(self, scenario: Scenario, given: int = 1) -> RolloutPlan:
         """The integers of a rollout of ``scenario``; given: keyframes that it starts from.
@@ -291,8 +293,9 @@ class _Run:
 
     def _refined(self, refiner: Refiner, frames: Tensor, chunk: Chunk) -> Tensor:
         """A whole chunk, whichever of its frames are wanted, in pieces at the same places of it: so the bits do not depend on the wish."""
-        told = self.lane.told(range(chunk.first, chunk.last), self.plan.fps)
+        told, looks = self.lane.told(range(chunk.first, chunk.last), self.plan.fps), self.settings.refine_looks
         with self.timed("refinement"):
             labels = {name: value[0].to(frames.device) for name, value in told.items()}
             pieces = [slice(first, first + self.settings.batch) for first in range(0, len(frames), self.settings.batch)]
-            return torch.cat([refiner(frames[piece], {name: value[piece] for name, value in labels.items()}) for piece in pieces])
+            seen = [refiner.looked(frames[piece], {name: value[piece] for name, value in labels.items()}, looks) for piece in pieces]
+            return torch.cat(seen)
