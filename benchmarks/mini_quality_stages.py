@@ -4,7 +4,7 @@ The same held-out spans are shown several times, each time with one more stage t
 their own latents; recorded keyframes with a linear mix of latents between them; recorded keyframes with the interpolation network between
 them; everything made, from labels alone; the last two once more, refined, where there is a refiner. Beside the distance stand what it
 hides: PSNR where there is a truth, and sharpness and change from frame to frame by place between keyframes, because a picture that is sharp
-at keyframes only pulses. This file does not know which numbers are wanted.
+at keyframes only pulses; and what the distance is made of. This file does not know which numbers are wanted.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from torch import Tensor
 from drivesim.eval.extract import Features
 from drivesim.eval.footage import Footage
 from drivesim.eval.intervals import frechet_over_drives
+from drivesim.eval.networks.lite0 import TRACK
 from drivesim.shapes import as_bytes, as_floats
 from drivesim.simulation.inputs import fit_frame
 from drivesim.simulation.plan import FACTOR, RolloutPlan
 from drivesim.simulation.simulator import Simulator
 
-__all__ = ["RUNGS", "by_place", "linear_between", "stages"]
+__all__ = ["RUNGS", "by_place", "linear_between", "made_of", "stages"]
 
 
 class Given:
@@ -124,9 +125,19 @@ def stages(bench: Bench, count: int, frames: int, quality: str | None) -> dict[s
             made = [RUNGS[name](maker, span) for span in chosen]
         seen = _features(bench, name, made, chosen)
         far = frechet_over_drives(seen.values, seen.drives, test.values, test.drives, resamples=bench.resamples, paired=True)
-        found[name] = {"frechet": asdict(far), "psnr": psnr(made, recorded), **by_place(made)}
+        of_it = made_of(seen.values, test.values, far.value)
+        found[name] = {"frechet": asdict(far), "of_it": of_it, "psnr": psnr(made, recorded), **by_place(made)}
     settings = maker.whole.settings
     return {"rungs": found, "quality": settings.quality, "n": len(test), "spans": len(chosen), "passes": maker.whole.passes()}
+
+
+def made_of(made: np.ndarray, recorded: np.ndarray, frechet: float) -> dict[str, float]:
+    """A distance of clip features (n, CLIP_FEATURES) in parts that add up to it: how far the means are apart in what frames look like, in
+    how they change, and in which way; and ``spread``, what the covariances add (Frechet 1957: |m - m'|^2 and a trace)."""
+    apart = np.square(made.mean(0, dtype=np.float64) - recorded.mean(0, dtype=np.float64))
+    parts = {"look": apart[:TRACK], "motion": apart[TRACK : 2 * TRACK], "way": apart[2 * TRACK :]}
+    told = {name: float(values.sum()) for name, values in parts.items()}
+    return {**told, "spread": frechet - sum(told.values())}
 
 
 def _features(bench: Bench, name: str, clips: list[np.ndarray], chosen: list[Span]) -> Features:

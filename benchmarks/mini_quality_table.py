@@ -156,6 +156,8 @@ def _stages(found: Found) -> Iterator[Row]:
             continue
         told = found["rungs"][rung]
         note = f"PSNR {told['psnr']:.1f} dB, sharpness from keyframe to keyframe {' '.join(f'{value:.4f}' for value in told['sharpness'])}"
+        if "of_it" in told:
+            note = f"{', '.join(f'{name} {value:.2g}' for name, value in told['of_it'].items())}; {note}"
         yield _row("stages", f"fvd_lite0, {what}", told["frechet"], note=f"{note}; N = {found['n']}, {found['quality']}")
 
 

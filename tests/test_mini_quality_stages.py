@@ -14,6 +14,7 @@ from toy_checkpoint import make_refining
 from toys import write_toy_checkpoint
 
 from drivesim.datasets.sources.synthetic import make_road_world
+from drivesim.eval.frechet import frechet_distance
 from drivesim.io.checkpoints import load_checkpoint
 
 stages, sets, table = (benchmark(name) for name in ("mini_quality_stages", "mini_quality_sets", "mini_quality_table"))
@@ -57,6 +58,18 @@ def test_a_linear_mix_passes_through_its_keyframes() -> None:
     mixed = stages.linear_between(ramp)
     torch.testing.assert_close(mixed[:, 0, 0, 0], torch.arange(13) / 4)
     assert torch.equal(mixed[::4], ramp)
+
+
+def test_what_a_distance_is_made_of_adds_up_to_it() -> None:
+    """Two clouds that differ by a shift in each part, and by twice the deviation of one feature."""
+    draws = torch.randn(400, 33, generator=torch.Generator().manual_seed(0))
+    shift = torch.zeros(33)
+    shift[2], shift[20], shift[32] = 1.0, 2.0, 3.0
+    wider = torch.ones(33)
+    wider[5] = 2.0
+    moved = (draws - draws.mean(0)) * wider + draws.mean(0) + shift
+    told = stages.made_of(moved.numpy(), draws.numpy(), frechet_distance(moved, draws))
+    assert told == pytest.approx({"look": 1.0, "motion": 4.0, "way": 9.0, "spread": float(draws[:, 5].var())}, abs=0.02)
 
 
 def test_figures_in_closed_form() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,9 @@ def test_a_folder_of_fast_networks_alone_rolls_out(both: Checkpoint, tmp_path: P
 
 def test_the_plain_interpolation_may_be_of_one_call(both: Checkpoint, tmp_path: Path) -> None:
     entry = {**both.settings["interpolation_fast"], "calls": 1, "noise": 0}
-    direct = changed(both, tmp_path / "direct", without=("interpolation_fast",), interpolation=entry)
-    for quality in ("fast", "full"):
+    alone = changed(both, tmp_path / "alone", without=("interpolation_fast",), interpolation=entry)
+    beside = changed(both, tmp_path / "beside", interpolation=entry)  # an older network of few calls is not asked
+    for direct, quality in product((alone, beside), ("fast", "full")):
         told = Simulator(direct, rollout_settings(direct, quality)).passes()["interpolation"]
         assert told == {"network": "interpolation", "sampler": "renoise", "steps": 1}
 

@@ -18,7 +18,7 @@ from drivesim.datasets.sources.synthetic import make_road_world
 from drivesim.diffusion.noise import zero_terminal_cosine
 from drivesim.diffusion.objective import DiffusionObjective, EndPoints, FirstFrames, NothingKnown
 from drivesim.errors import UsageError
-from drivesim.io.checkpoints import CheckpointError, load_checkpoint, load_network, save_network
+from drivesim.io.checkpoints import CheckpointError, load_checkpoint, load_network, save_network, save_settings
 from drivesim.models.autoencoder import Autoencoder, IdentityAutoencoder
 from drivesim.models.discriminator import PatchDiscriminator2d, PatchDiscriminator3d
 from drivesim.models.unet import ImageUNet
@@ -27,7 +27,7 @@ from drivesim.training.autoencoder_module import AutoencoderModule
 from drivesim.training.callbacks import Export, LastCheckpoint, Pictures
 from drivesim.training.curves import CsvCurves
 from drivesim.training.diffusion_module import DiffusionModule, single_frames
-from drivesim.training.export import trained_network, trained_video_autoencoder
+from drivesim.training.export import export_parts, trained_network, trained_video_autoencoder
 from drivesim.training.freeze import FrozenWeightsError
 from drivesim.training.learning_rate import Optimization
 from drivesim.training.run import train
@@ -397,3 +397,17 @@ def test_exported_autoencoder_keeps_its_name(tmp_path: Path):
     video = trained_video_autoencoder(tmp_path, levels=1)
     latents = torch.randn(1, 3, 4, 8, 16)
     assert torch.allclose(video.decode(latents), trained_network(tmp_path, "autoencoder").decode(latents), atol=1e-6)
+
+
+def test_what_was_said_of_an_earlier_network_of_that_name_is_forgotten(tmp_path: Path):
+    """An interpolation network of one call gives way to one that diffuses latents: model.json says nothing of one call any more."""
+    save_settings(tmp_path, {"height": 32, "interpolation": {"calls": 1, "noise": 0.0}, "prediction_fast": {"calls": 4}})
+    module = DiffusionModule(
+        VideoUNet(ImageUNet(3, 8, (1, 2), 1, (), head_channels=8, embedding=16), 3, frames=5, head_channels=8, embedding=16),
+        DiffusionObjective(zero_terminal_cosine(100), "velocity", EndPoints()), IdentityAutoencoder(), "interpolation",
+        Optimization(lr=1e-3),
+    )  # fmt: skip
+    export_parts(tmp_path, module, module.state_dict(), module.settings(), {})
+    model = json.loads((tmp_path / "model.json").read_text())
+    assert "interpolation" not in model and model["prediction_fast"] == {"calls": 4} and model["height"] == 32
+    assert model["parameterization"] == "velocity" and (tmp_path / "interpolation.safetensors").exists()

@@ -1,8 +1,9 @@
 """Which network serves which pass of a rollout, and how it samples there.
 
-``fast`` takes the networks of few calls that a checkpoint holds (``prediction_fast`` and the like) and the plain ones where it holds none;
-``full`` takes the plain ones. What is said here comes from the names of networks and from model.json; no network is looked into. An entry
-of model.json under a network's own name says of it:
+``fast`` takes the networks of few calls that a checkpoint holds (``prediction_fast`` and the like) and the plain ones where it holds none,
+or where the plain one needs few calls itself, so that nothing is left to be quickened; ``full`` takes the plain ones. What is said here
+comes from the names of networks and from model.json; no network is looked into. An entry of model.json under a network's own name says
+of it:
 
     schedule, parameterization   the noise that it has learned; without them the checkpoint's
     calls                        how many it needs; without them it is an ordinary network
@@ -86,9 +87,9 @@ def pass_networks(model: Mapping[str, Any], names: Collection[str], quality: str
     Raises:
         DrivesimError: model.json says too little of a network, or names one of a kind that is gone.
     """
-    there = set(names)
-    fast = {plain: f"{plain}_fast" for plain in NETWORK_OF.values() if quality == "fast" and f"{plain}_fast" in there}
-    return {kind: _told(model, fast.get(plain, plain)) for kind, plain in NETWORK_OF.items()}
+    there = set(names) if quality == "fast" else set()
+    fast = {plain for plain in NETWORK_OF.values() if f"{plain}_fast" in there and "calls" not in model.get(plain, {})}
+    return {kind: _told(model, f"{plain}_fast" if plain in fast else plain) for kind, plain in NETWORK_OF.items()}
 
 
 def _told(model: Mapping[str, Any], name: str) -> PassNetwork:

@@ -25,7 +25,7 @@ TEACHER = "teacher"
 def export_parts(
     folder: Path, module: StageModule, state: Mapping[str, Tensor], settings: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> None:
-    """Write every part of a stage and update model.json.
+    """Write every part of a stage and update model.json; what that said of earlier networks of the same names is forgotten.
 
     The networks are rebuilt from their recipes and filled from ``state``, so it does not matter how a strategy has spread the originals.
 
@@ -41,7 +41,8 @@ def export_parts(
         folder.mkdir(parents=True, exist_ok=True)
         save_network(folder / name, network, metadata, without=part.without)
     known = load_checkpoint(folder, need=()).settings if (folder / "model.json").exists() else {}
-    save_settings(folder, {**known, **settings})
+    kept = {name: said for name, said in known.items() if name not in module.parts()}
+    save_settings(folder, {**kept, **settings})
 
 
 def trained_network(folder: str | Path, name: str) -> nn.Module:
