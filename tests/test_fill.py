@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from drivesim.diffusion.noise import zero_terminal_cosine
 from drivesim.diffusion.samplers import NonFiniteError
-from drivesim.simulation.fill import PASSES, Context, Filler, PassSettings, draw_noise, null_labels
+from drivesim.errors import UsageError
+from drivesim.models.conditioning import null_labels
+from drivesim.simulation.fill import PASSES, Context, Filler, PassSettings, draw_noise
+from drivesim.simulation.settings import RolloutSettings
 
 SHAPE = (5, 2, 3, 4)
 
@@ -89,6 +92,20 @@ def test_null_labels_keep_the_frame_rate() -> None:
     null = null_labels(told())
     assert null["time_of_day"].isnan().all() and not null["boxes_known"].any()
     assert (null["fps"] == 7.5).all()
+
+
+def test_guidance_is_about_the_labels_that_are_named() -> None:
+    """The call that guidance leads away from keeps the others."""
+    null = null_labels(told(), "boxes")
+    assert torch.equal(null["time_of_day"], told()["time_of_day"]) and not null["boxes_known"].any()
+    assert null_labels(told(), "time_of_day+boxes")["time_of_day"].isnan().all()
+    network = Recording()
+    filler()(network, "keyframes", [0, 0], [0, 1], SHAPE, told(), PassSettings("ddim", 1, 1.0, 2.0, guided_labels="boxes"), ends())
+    assert [bool(labels["boxes_known"].any()) for _, _, labels in network.calls] == [True, False]
+    assert all(torch.equal(labels["time_of_day"], told()["time_of_day"]) for _, _, labels in network.calls)
+    for wrong in ("weather", "", "boxes,crowdedness"):
+        with pytest.raises(UsageError, match=r"there is no label .*; give all, or some of time_of_day, crowdedness, .* joined by \+"):
+            RolloutSettings(guided_labels=wrong)
 
 
 def test_a_network_gone_wrong_is_named() -> None:

@@ -14,10 +14,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from drivesim.errors import UsageError
 from drivesim.labels import CATEGORIES, LABELS, Label
 from drivesim.models.blocks import channels_last, zeroed
 
-__all__ = ["DROPOUT", "RASTER_CHANNELS", "BoxRaster", "LabelEmbedder", "covered", "drop_labels", "raster_boxes"]
+__all__ = [
+    "DROPOUT", "EVERY_LABEL", "RASTER_CHANNELS", "BoxRaster", "LabelEmbedder", "covered", "drop_labels", "guided_names", "null_labels",
+    "raster_boxes",
+]  # fmt: skip
 
 Labels = Mapping[str, Tensor]
 
@@ -26,6 +30,9 @@ FPS = Label("fps", "frames/s", 0, 100, "rate of the frames")
 
 DROPOUT = {**{name: 0.3 if label.temporal else 0.1 for name, label in LABELS.items()}, "boxes": 0.1}
 """Probability of dropping each label in training: a tenth, and three tenths for the motion of the car."""
+
+EVERY_LABEL = "all"
+"""Instead of the names of labels."""
 
 RASTER_CHANNELS = len(CATEGORIES) + 4 + 2 + 1
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
@@ -194,3 +201,26 @@ def drop_labels(
         chosen = (draw < probabilities[name]).view(-1, *[1] * (value.ndim - 1))
         dropped[key] = value & ~chosen if name == "boxes" else value.masked_fill(chosen, math.nan)
     return dropped
+
+
+def guided_names(told: str) -> tuple[str, ...]:
+    """``EVERY_LABEL``, or names joined by "+" ("boxes+crowdedness") -> those labels, of DROPOUT.
+
+    Raises:
+        UsageError: a name that is no label.
+    """
+    names = tuple(DROPOUT) if told == EVERY_LABEL else tuple(str(told).split("+"))
+    unknown = [name for name in names if name not in DROPOUT]
+    if unknown:
+        raise UsageError(f"there is no label {unknown[0]!r}; give {EVERY_LABEL}, or some of {', '.join(DROPOUT)} joined by +")
+    return names
+
+
+def null_labels(labels: Labels, guided: str = EVERY_LABEL) -> dict[str, Tensor]:
+    """The same windows with the ``guided`` labels unknown, see ``guided_names``: what guidance leads away from. The others stay, and so
+    does the frame rate: it says which task this is, not what is to be seen."""
+    hidden = dict(labels)
+    for name in set(guided_names(guided)) & set(labels):
+        key = "boxes_known" if name == "boxes" else name
+        hidden[key] = torch.zeros_like(labels[key]) if name == "boxes" else torch.full_like(labels[key], math.nan)
+    return hidden

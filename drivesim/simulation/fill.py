@@ -19,8 +19,9 @@ from drivesim.diffusion.denoiser import Denoiser, window_denoiser
 from drivesim.diffusion.frame_mask import Known, LowResolution
 from drivesim.diffusion.noise import NoiseSchedule
 from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError, renoise
+from drivesim.models.conditioning import EVERY_LABEL, null_labels
 
-__all__ = ["PASSES", "RENOISE", "Context", "Filler", "Labels", "PassSettings", "draw_noise", "null_labels"]
+__all__ = ["PASSES", "RENOISE", "Context", "Filler", "Labels", "PassSettings", "draw_noise"]
 
 PASSES = ("image", "keyframes", "interpolation_1", "interpolation_2", "upsampling")
 """Names of the passes; their order is part of the noise counter, so it only ever grows at the end."""
@@ -35,7 +36,8 @@ Labels = dict[str, Tensor]
 class PassSettings:
     """How one pass samples. sampler: a name of SAMPLERS, or RENOISE.
 
-    guidance: scale of Eq. 4 (1 = one network call, no guidance).   label_guidance: s_l (1 = none).
+    guidance: scale of Eq. 4 (1 = one network call, no guidance).   label_guidance: s_l (1 = none).   guided_labels: which labels it is
+    about, see ``guided_names``.
     """
 
     sampler: str
@@ -44,6 +46,7 @@ class PassSettings:
     label_guidance: float = 1.0
     context_level: float = 0.0
     """Noise level put on the known frames, 0..1, and told to the network."""
+    guided_labels: str = EVERY_LABEL
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,6 @@ def draw_noise(seeds: Sequence[int], stage: str, windows: Sequence[int], shape: 
 def _generator(seed: int, stage: str, window: int, part: int) -> torch.Generator:
     counter = np.random.SeedSequence([seed, PASSES.index(stage), window, part])
     return torch.Generator().manual_seed(int(counter.generate_state(1, np.uint64)[0]))
-
-
-def null_labels(labels: Labels) -> Labels:
-    """The same windows with every label unknown. The frame rate stays: it says which task this is, not what is to be seen."""
-    hidden = {name: torch.full_like(value, torch.nan) for name, value in labels.items() if value.ndim == 2 and value.is_floating_point()}
-    if "boxes_known" in labels:
-        hidden["boxes_known"] = torch.zeros_like(labels["boxes_known"])
-    return {**labels, **hidden, **({"fps": labels["fps"]} if "fps" in labels else {})}
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ class Filler:
         known = self._known(stage, seeds, windows, context, settings)
         denoiser = window_denoiser(
             network, self.parameterization, labels, known,
-            context_scale=settings.guidance, label_scale=settings.label_guidance, null_labels=null_labels(labels),
+            context_scale=settings.guidance, label_scale=settings.label_guidance, null_labels=null_labels(labels, settings.guided_labels),
         )  # fmt: skip
         try:
             x0 = self._sample(denoiser, stage, seeds, windows, shape, settings)

@@ -10,6 +10,7 @@ from typing import Any
 
 from drivesim.diffusion.samplers import SAMPLERS
 from drivesim.errors import UsageError
+from drivesim.models.conditioning import EVERY_LABEL, guided_names
 from drivesim.simulation.accelerate import check_choices
 from drivesim.simulation.fill import PassSettings
 
@@ -53,6 +54,9 @@ class RolloutSettings:
     steps_interpolation: int = 4
     guidance: float = 1.0
     label_guidance: float = 1.0
+    guided_labels: str = EVERY_LABEL
+    """What label guidance is about: all labels, or names joined by "+". Led away from "any time of day", days are too bright and nights too
+    dark; boxes need the lead."""
     context_level: float = 0.05
     """Noise level (sigma) put on known keyframes: what keeps long rollouts from drifting."""
     interpolation_context_level: float = 0.0
@@ -85,6 +89,7 @@ class RolloutSettings:
         for name in ("guidance", "label_guidance"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"rollout.{name} must be a number from 0, not {getattr(self, name)}")
+        guided_names(self.guided_labels)
         check_choices("rollout", self.precision, self.compile)
 
     @classmethod
@@ -99,7 +104,8 @@ class RolloutSettings:
     def of_pass(self, stage: str) -> PassSettings:
         """How an ordinary network samples in the pass ``stage``, a name of ``PASSES``; ``PassNetwork.settings`` knows whether it is one."""
         if stage == "image":
-            return PassSettings(self.sampler, self.steps_image, label_guidance=self.label_guidance)
+            return PassSettings(self.sampler, self.steps_image, 1.0, self.label_guidance, guided_labels=self.guided_labels)
         if stage == "keyframes":
-            return PassSettings(self.sampler, self.steps_keyframes, self.guidance, self.label_guidance, self.context_level)
+            scales = (self.guidance, self.label_guidance, self.context_level)
+            return PassSettings(self.sampler, self.steps_keyframes, *scales, guided_labels=self.guided_labels)
         return PassSettings(self.sampler, self.steps_interpolation, context_level=self.interpolation_context_level)

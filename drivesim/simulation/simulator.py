@@ -107,9 +107,8 @@ class Simulator:
         if isinstance(self.interpolation, FrameInterpolator):
             samplers["interpolation"] = "motion"
         serving = {kind: {"network": names[kind], "sampler": samplers[kind], "steps": how.steps} for kind, how in self.how.items()}
-        if self.refiner is not None:
-            serving["refinement"] = {"network": "refiner", "sampler": "none", "steps": self.settings.refine_looks}
-        return serving
+        looks = {"network": "refiner", "sampler": "none", "steps": self.settings.refine_looks}
+        return serving if self.refiner is None else {**serving, "refinement": looks}
 
     def plan(self, scenario: Scenario, given: int = 1) -> RolloutPlan:
         """The integers of a rollout of ``scenario``; given: keyframes that it starts from.
@@ -297,5 +296,5 @@ class _Run:
         with self.timed("refinement"):
             labels = {name: value[0].to(frames.device) for name, value in told.items()}
             pieces = [slice(first, first + self.settings.batch) for first in range(0, len(frames), self.settings.batch)]
-            seen = [refiner.looked(frames[piece], {name: value[piece] for name, value in labels.items()}, looks) for piece in pieces]
-            return torch.cat(seen)
+            seen = (refiner.looked(frames[piece], {name: value[piece] for name, value in labels.items()}, looks) for piece in pieces)
+            return torch.cat(list(seen))

@@ -27,7 +27,7 @@ from drivesim.diffusion.parameterization import add_noise
 from drivesim.diffusion.samplers import SAMPLERS, renoise
 from drivesim.errors import UsageError
 from drivesim.labels import CATEGORIES
-from drivesim.models.conditioning import RASTER_CHANNELS, drop_labels, raster_boxes
+from drivesim.models.conditioning import EVERY_LABEL, RASTER_CHANNELS, drop_labels, guided_names, null_labels, raster_boxes
 from drivesim.models.discriminator import PatchDiscriminator3d
 from drivesim.shapes import expand_to, fold_time, unfold_time
 from drivesim.training.adversarial import adversarial
@@ -54,7 +54,7 @@ class Lessons:
     adversarial_below: it judges answers to noise up to this sigma only, 1 = all: what lies beyond is invented, and takes long to learn.
     critic_scale: learning rate of the critic in units of the student's.   critic_noise: sigma that blurs the critic's sight.
     teacher_weight: of the distance to where the teacher's flow ends.   teacher_steps: of the teacher, for each call of the student.
-    guidance, label_guidance: the teacher's (Eq. 4).
+    guidance, label_guidance, guided_labels: the teacher's (Eq. 4), and which labels the second is about.
     own_share: share of batches that start from the student's own answer at the level before.
 
     Raises:
@@ -77,6 +77,7 @@ class Lessons:
     teacher_steps: int = 4
     guidance: float = 1.0
     label_guidance: float = 1.0
+    guided_labels: str = EVERY_LABEL
     own_share: float = 0.0
 
     def __post_init__(self) -> None:
@@ -86,6 +87,7 @@ class Lessons:
             raise UsageError(f"only a student of one call can be handed less noise than there is: noise={self.noise}, calls={self.calls}")
         if self.sampler not in ("renoise", "ddim"):
             raise UsageError(f"a student of few calls is sampled by renoise or ddim, not {self.sampler!r}")
+        guided_names(self.guided_labels)
         if not (0 <= self.own_share <= 1 and 0 <= self.critic_noise < 1):
             raise UsageError(f"own_share lies in 0..1 and critic_noise below 1, not {self.own_share} and {self.critic_noise}")
 
@@ -221,8 +223,8 @@ class FewCallModule(DiffusionModule):
             if rows.any():
                 told = {name: value[rows] for name, value in labels.items()}
                 denoiser = window_denoiser(
-                    self.teacher, self.objective.parameterization, told, known and known.rows(rows),
-                    context_scale=lessons.guidance, label_scale=lessons.label_guidance, null_labels=drop_labels(told, 1.0),
+                    self.teacher, self.objective.parameterization, told, known and known.rows(rows), context_scale=lessons.guidance,
+                    label_scale=lessons.label_guidance, null_labels=null_labels(told, lessons.guided_labels),
                 )  # fmt: skip
                 first = place * lessons.teacher_steps
                 path = grid[first : first + lessons.teacher_steps + 1] if lessons.sampler == "ddim" else grid[first:]
