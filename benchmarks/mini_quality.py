@@ -74,9 +74,13 @@ def labels(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def guidance(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
-    """Keyframes only."""
+    """Keyframes only, and no guidance once."""
     keyframe_fps, task = float(bench.checkpoint.settings["keyframe_fps"]), Task(0, args.frames)
-    pairs = [bench.pair(task, args.guidance_spans, "full", fps=keyframe_fps, label_guidance=scale) for scale in args.scales]
+    wishes = {(scale, args.guided[0] if scale == 1 else guided): None for guided in args.guided for scale in args.scales}
+    pairs = [
+        bench.pair(task, args.guidance_spans, "full", fps=keyframe_fps, label_guidance=scale, guided_labels=guided)
+        for scale, guided in wishes
+    ]  # fmt: skip
     rows = sweep(bench, pairs, Judge.load(), args.judged_frames)
     plot_guidance(rows, _plots(bench, "guidance.png"))
     return {"rows": rows}
@@ -102,7 +106,7 @@ PARTS = {
     "good": Part(good, ("quality", "windows", "frames", "longer_windows", "longer_frames", "real")),
     "fast": Part(fast, ("fast_windows", "frames", "judged_frames")),
     "labels": Part(labels, ("quality", "windows", "frames", "judged_frames", "empty_spans")),
-    "guidance": Part(guidance, ("scales", "guidance_spans", "frames", "judged_frames")),
+    "guidance": Part(guidance, ("scales", "guided", "guidance_spans", "frames", "judged_frames")),
     "stages": Part(stages, ("quality", "stage_windows", "frames")),
     "long": Part(long, ("quality", "seeds", "minutes")),
 }
@@ -169,6 +173,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     counts.add_argument("--empty-spans", type=int, default=8, help="with nothing requested")
     counts.add_argument("--guidance-spans", type=int, default=16, help="for each scale")
     counts.add_argument("--scales", nargs="+", type=float, default=[1.0, 1.5, 2.0, 3.0], help="of label guidance")
+    counts.add_argument("--guided", nargs="+", default=["all", "boxes+crowdedness"], help="labels that guidance is about, each in turn")
     counts.add_argument("--seeds", type=int, default=16, help="long rollouts, by day and night in turn")
     counts.add_argument("--minutes", type=float, default=5.0, help="of each long rollout")
     counts.add_argument("--resamples", type=int, default=1000)

@@ -154,13 +154,14 @@ def _found(frames: Sequence[JudgedFrame], threshold: float) -> dict[str, Any]:
 
 
 def sweep(bench: Bench, pairs: Sequence[Pair], judge: Judge, limit: int) -> list[dict[str, Any]]:
-    """For each guidance scale: figures of its labels, and how far its frames are from the recordings of the same moments."""
+    """For each guidance: figures of its labels, and how far its frames are from the recordings of the same moments."""
     rows = []
     for pair, made in zip(pairs, look_at_all(pairs, judge, limit), strict=True):
         sides = bench.aligned(pair, FRAMES)
         both = (sides.made.values, sides.made.drives, sides.recorded.values, sides.recorded.drives)
         rows.append({
-            "label_guidance": pair.settings.label_guidance, "figures": {name: asdict(made.interval(name)) for name in MEASURES},
+            "label_guidance": pair.settings.label_guidance, "guided_labels": pair.settings.guided_labels,
+            "figures": {name: asdict(made.interval(name)) for name in MEASURES},
             "frechet": asdict(frechet_over_drives(*both, resamples=bench.resamples, paired=True)),
             "kernel": asdict(kernel_over_drives(*both, resamples=bench.resamples, paired=True)),
             "n": len(sides.made), "frames": len(made.frames), "made_s": pair.seconds,

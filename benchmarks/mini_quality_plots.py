@@ -23,19 +23,25 @@ COLOURS = ("tab:orange", "tab:blue")
 
 
 def plot_guidance(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A point for each guidance scale: AP50 of requested boxes over the distance of frames, with intervals over drives."""
+    """A point for each guidance scale, joined by what guidance is about: AP50 of requested boxes over the distance of frames, with
+    intervals over drives. A scale of 1 is no guidance, and begins every line."""
     figure = Figure(figsize=(6.5, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    across, up = [row["frechet"] for row in rows], [row["figures"]["ap50"] for row in rows]
-    axes.plot([interval["value"] for interval in across], [interval["value"] for interval in up], color="grey", linewidth=1)
-    for row, x, y in zip(rows, across, up, strict=True):
-        axes.errorbar(x["value"], y["value"], xerr=_reach(x), yerr=_reach(y), fmt="o", capsize=3, color="tab:blue")
-        axes.annotate(f"{row['label_guidance']:g}", (x["value"], y["value"]), textcoords="offset points", xytext=(6, 6))
+    none = [row for row in rows if row["label_guidance"] == 1]
+    for about, colour in zip(dict.fromkeys(row.get("guided_labels", "all") for row in rows), COLOURS[::-1], strict=False):
+        line = [*none, *(row for row in rows if row.get("guided_labels", "all") == about and row["label_guidance"] != 1)]
+        across, up = [row["frechet"] for row in line], [row["figures"]["ap50"] for row in line]
+        places = [[interval["value"] for interval in side] for side in (across, up)]
+        axes.plot(*places, color=colour, linewidth=1, label=f"about {about.replace('+', ' and ')}")
+        for row, x, y in zip(line, across, up, strict=True):
+            axes.errorbar(x["value"], y["value"], xerr=_reach(x), yerr=_reach(y), fmt="o", capsize=3, color=colour)
+            axes.annotate(f"{row['label_guidance']:g}", (x["value"], y["value"]), textcoords="offset points", xytext=(6, 6))
     axes.set_xlabel(f"Frechet distance of frames to recordings (fd_lite0, N = {min(row['n'] for row in rows)}); less is better")
     axes.set_ylabel("AP50 of requested boxes; more is better")
     axes.set_title("label guidance, by its scale", fontsize=10)
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     with replacing(path) as part:
         figure.savefig(part, format="png")
 

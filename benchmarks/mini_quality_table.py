@@ -143,7 +143,8 @@ def _labels(found: Found) -> Iterator[Row]:
 def _guidance(found: Found) -> Iterator[Row]:
     for row in found["rows"]:
         note = f"fd_lite0 {row['frechet']['value']:.3g} (N = {row['n']}), crowdedness {_plain(row['figures']['crowdedness']['value'])}"
-        yield _row("guidance", f"AP50 at a scale of {row['label_guidance']:g}", row["figures"]["ap50"], note=note)
+        about = "" if row["label_guidance"] == 1 else f", about {row.get('guided_labels', 'all').replace('+', ' and ')}"
+        yield _row("guidance", f"AP50 at a scale of {row['label_guidance']:g}{about}", row["figures"]["ap50"], note=note)
 
 
 def _stages(found: Found) -> Iterator[Row]:

@@ -208,6 +208,8 @@ def test_every_part_is_made_once_and_kept(world: Path, tmp_path: Path, capsys: p
     assert {row["met"] for row in written["rows"] if "made over train" in row["what"]} == {None}  # 4 windows say nothing
     assert "fvd_lite0, made over train, first 10 s (2.27 s spans)" in said and "cost of a frame, fast over full" in said
     assert set(written["parts"]) == set(mini_quality.PARTS) and written["parts"]["fast"]["found"]["cost"]["fast"]["calls"]["keyframes"] == 1
+    swept = [row["what"] for row in written["rows"] if row["part"] == "guidance"]
+    assert swept == [f"AP50 at a scale of {how}" for how in ("1", "2, about all", "2, about boxes and crowdedness")]
     assert all((work / "plots" / name).is_file() for name in ("guidance.png", "drift_all/drift.png", "good_0/neighbours.png"))
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*.mp4")}
     mini_quality.main(words(world, work, "--real", world / "seen", "--part", *mini_quality.PARTS, "--compare", work))
