@@ -29,8 +29,9 @@ def plot_guidance(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     none = [row for row in rows if row["label_guidance"] == 1]
-    for about, colour in zip(dict.fromkeys(row.get("guided_labels", "all") for row in rows), COLOURS[::-1], strict=False):
-        line = [*none, *(row for row in rows if row.get("guided_labels", "all") == about and row["label_guidance"] != 1)]
+    for number, about in enumerate(dict.fromkeys(row["guided_labels"] for row in rows)):
+        colour = f"C{number}"
+        line = [*none, *(row for row in rows if row["guided_labels"] == about and row["label_guidance"] != 1)]
         across, up = [row["frechet"] for row in line], [row["figures"]["ap50"] for row in line]
         places = [[interval["value"] for interval in side] for side in (across, up)]
         axes.plot(*places, color=colour, linewidth=1, label=f"about {about.replace('+', ' and ')}")

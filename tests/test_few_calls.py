@@ -151,6 +151,21 @@ def test_the_teachers_flow_ends_where_its_answer_is() -> None:
     )
 
 
+def test_the_teacher_is_guided_about_the_labels_that_are_named() -> None:
+    """A teacher whose x0 is 1 where boxes are known and 2 more by night: led away from no boxes by 3, it is 3 and the night's 2."""
+
+    class Seeing(Answers):
+        def forward(self, x: Tensor, sigma: Tensor, labels: Any = None, context: Tensor | None = None) -> Tensor:
+            seen = labels["boxes_known"].float() + 2 * labels["time_of_day"].nan_to_num()
+            return super().forward(x, sigma) - seen[:, :, None, None, None] / sigma.reshape(*sigma.shape, *[1] * (x.ndim - sigma.ndim))
+
+    labels = {**batch()["labels"], "time_of_day": torch.ones_like(batch()["labels"]["boxes_known"], dtype=torch.float32)}
+    for about, wanted in (("boxes", 5.0), ("time_of_day", 7.0), ("all", 9.0)):
+        student = module(Lessons(calls=4, teacher_steps=1, label_guidance=3.0, guided_labels=about), teacher=Seeing(0.0))
+        taught = student._taught(torch.randn_like(batch()["latents"]), student.levels.float(), labels, None)
+        torch.testing.assert_close(taught, torch.full_like(taught, wanted), atol=1e-3, rtol=0)
+
+
 def test_one_ddim_step_of_the_student_leads_where_the_teachers_steps_do() -> None:
     """Against an exact Gaussian: the answer that is wanted carries DDIM in one step as far as the teacher went in many."""
     data, grid = Gaussian(mean=0.7, deviation=0.4), SCHEDULE.grid(8)

@@ -197,6 +197,7 @@ def test_how_the_work_is_cut_does_not_show(both: Checkpoint) -> None:
     [
         ({"guidance": 2.0}, r"rollout.guidance=2.0: .* built into prediction_fast by .*--quality full"),
         ({"label_guidance": 2.0}, r"rollout.label_guidance=2.0: .* image_fast and prediction_fast "),
+        ({"guided_labels": "boxes"}, r"rollout.guided_labels=boxes: .* image_fast and prediction_fast "),
         ({"steps_interpolation": 2}, r"interpolation_fast begins without noise, .* not 2: take rollout.steps_interpolation=1"),
         ({"sampler": "ddim"}, r"rollout.sampler=ddim: .*--quality full"),
         ({"quality": "quick"}, r"quality must be fast or full, not 'quick'"),
@@ -209,7 +210,8 @@ def test_wishes_that_few_calls_cannot_fulfil(both: Checkpoint, wishes: dict[str,
 
 
 def test_wishes_that_change_nothing_are_none(both: Checkpoint) -> None:
-    assert rollout_settings(both, guidance=1.0, label_guidance=1, sampler=None, steps_image=4) == rollout_settings(both)
+    unasked = rollout_settings(both, guidance=1.0, label_guidance=1, guided_labels="all", sampler=None, steps_image=4)
+    assert unasked == rollout_settings(both)
 
 
 def test_fast_where_there_is_none_says_how_to_make_it(plain: Checkpoint) -> None:

@@ -24,6 +24,7 @@ from drivesim.diffusion.noise import NoiseSchedule
 from drivesim.diffusion.samplers import SAMPLERS
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import FAST
+from drivesim.models.conditioning import EVERY_LABEL
 from drivesim.recipes import build
 from drivesim.simulation.fill import RENOISE, Filler, PassSettings
 from drivesim.simulation.settings import QUALITIES, RolloutSettings, check_quality
@@ -154,9 +155,9 @@ def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes
 
 def _check(chosen: RolloutSettings, few: Mapping[str, PassNetwork], wishes: Mapping[str, Any]) -> None:
     """Can networks of few calls do what was asked of them?"""
-    for name, passes in GUIDED.items():
+    for name, passes in {**GUIDED, "guided_labels": GUIDED["label_guidance"]}.items():
         refusing = [few[kind].name for kind in passes if kind in few and few[kind].guided]
-        if refusing and wishes.get(name) not in (None, 1):
+        if refusing and wishes.get(name) not in (None, 1, EVERY_LABEL):
             raise UsageError(
                 f"rollout.{name}={wishes[name]}: guidance was built into {' and '.join(refusing)} by distillation and cannot be chosen; "
                 "take --quality full for that"

@@ -1,4 +1,5 @@
-"""How a rollout samples: one checked set of numbers, and what each pass takes from it. It does not know networks, labels or time."""
+"""How a rollout samples: one checked set of numbers, and what each pass takes from it. Of labels it knows the names,
+of networks and time nothing."""
 
 from __future__ import annotations
 
