@@ -149,7 +149,8 @@ def test_what_the_network_says_of_one_cell_alone_moves_little() -> None:
     one[:, :4] = 0
     one[:, :4, 32:36, 32:36] = every[:, :4, 32:36, 32:36]
     for out, pixels, around in ((every, 1.0, slice(None)), (one, STIFF**-2, slice(32, 36))):
-        moved = network._composed(frames, frames, out, torch.zeros(3, 2, 3, size, size), place, 5)
+        steady = network._straight(out, place, 3)
+        moved = network._composed(frames, frames, steady, out, torch.zeros(3, 2, 3, size, size), place)
         motion = torch.zeros(3, 2, size, size)
         motion[:, 0] = -pixels * place[:, None, None]
         assert torch.allclose(moved[..., around, around], warped(frames, motion)[..., around, around], atol=1e-5)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from drivesim.models.unet import ImageUNet
 from drivesim.recipes import recipe
 from drivesim.shapes import unfold_time
 
-__all__ = ["FrameInterpolator", "box_motion", "mixed", "straight", "warped"]
+__all__ = ["Between", "FrameInterpolator", "box_motion", "mixed", "straight", "warped"]
 
 Labels = Mapping[str, Tensor]
 
@@ -34,7 +34,7 @@ MOTION_CHANNELS = 2 * 3
 """Of what boxes say, for each known frame: motion x, y in units of ``REACH``, and how much detail is there."""
 REACH = 8.0
 """Pixels of motion for one unit of the U-Net's output."""
-STIFF = 9
+STIFF = 5
 """Cells of the stem over which learned motion is a mean: what trembles from cell to cell bends poles, houses and markings."""
 EVENNESS = 0.3
 """How strongly the nearer known frame is preferred, in logits: 1 mixes linearly in time. With less, a frame beside a known one is not so
@@ -49,6 +49,18 @@ FLAT = 1e-5
 """Energy of detail, in squared units of [-1, 1], below which nothing is raised: there it is rounding."""
 BORDER = 1e-4
 """A box that ends so near the picture's border, in units of the picture, may go on beyond it."""
+
+
+class Between(NamedTuple):
+    """What is made between known frames.
+
+    frames: (B, T, 3, H, W), the known ones as they are.   motion: (B, 2, h, w), learned, from the first to the last, x and y in pixels, one
+    for each cell of the stem.   told: (B, 1, h, w), share of a cell where boxes say how things move, in 0..1; there ``motion`` adds to it.
+    """
+
+    frames: Tensor
+    motion: Tensor
+    told: Tensor
 
 
 class FrameInterpolator(nn.Module):
@@ -77,7 +89,11 @@ class FrameInterpolator(nn.Module):
         )  # fmt: skip
 
     def forward(self, first: Tensor, last: Tensor, labels: Labels | None = None, frames: int = 5) -> Tensor:
-        """first, last (B, 3, H, W) in [-1, 1]; labels of (B, T) frames, or None -> (B, T, 3, H, W), the known frames as they are.
+        """``between`` without what it knows of motion: (B, T, 3, H, W)."""
+        return self.between(first, last, labels, frames).frames
+
+    def between(self, first: Tensor, last: Tensor, labels: Labels | None = None, frames: int = 5) -> Between:
+        """first, last (B, 3, H, W) in [-1, 1]; labels of (B, T) frames, or None -> frames, and how their contents move.
 
         Args:
             frames: T; evenly spaced in time.
@@ -94,8 +110,10 @@ class FrameInterpolator(nn.Module):
         x = torch.cat([before, after, place[:, None, None, None] * plane, plane], dim=1)
         # no noise here: the place in time, 0..1 as a sigma is, goes where the U-Net is told its noise level
         out = self.motion(x, place, _middle(labels), self._told(said, labels, frames)).float()
-        made = self._composed(before.float(), after.float(), out, said, place, frames)
-        return torch.cat([first[:, None], unfold_time(made, frames - 2), last[:, None]], dim=1)
+        motion = self._straight(out, place, frames - 2)
+        made = unfold_time(self._composed(before.float(), after.float(), motion, out, said, place), frames - 2)
+        told = unfold_time(nnf.avg_pool2d(said[:, :, 2].amax(1, keepdim=True).ceil(), self.stem), frames - 2).amax(1)
+        return Between(torch.cat([first[:, None], made, last[:, None]], dim=1), motion[:: frames - 2], told)
 
     def _told(self, said: Tensor, labels: Labels | None, frames: int) -> Tensor:
         """What boxes say of motion, and the boxes of both known frames, in cells of the stem: (F, K, H / stem, W / stem)."""
@@ -108,16 +126,25 @@ class FrameInterpolator(nn.Module):
         ]
         return torch.cat([moves, *(raster.repeat_interleave(frames - 2, dim=0) for raster in rasters)], dim=1)
 
-    def _composed(self, first: Tensor, last: Tensor, out: Tensor, said: Tensor, place: Tensor, frames: int) -> Tensor:
-        """Warp, mix and mend. out: of the U-Net, (F, 8, H, W).   said: see ``_said``.   place: (F,) in 0..1.   frames: T."""
-        ways = torch.stack([-place, 1 - place], dim=1)  # to the first and to the last, in units of the way between them
+    def _straight(self, out: Tensor, place: Tensor, count: int) -> Tensor:
+        """What the U-Net says of motion (in ``out``, (F, 8, H, W)) as one motion for all M = ``count`` places of a window, (F, 2, h, w)."""
         cells = mean_around(nnf.avg_pool2d(out[:, :4], self.stem), STIFF).unflatten(1, (2, 2))
-        steady = nnf.interpolate(straight(cells, ways, frames - 2), scale_factor=float(self.stem), mode="bilinear", align_corners=False)
-        motion = REACH * ways[:, :, None, None, None] * steady[:, None] + said[:, :, :2]
-        sides = [warped(frame, motion[:, end]) for end, frame in enumerate((first, last))]
+        return REACH * straight(cells, _ways(place), count)
+
+    def _composed(self, first: Tensor, last: Tensor, motion: Tensor, out: Tensor, said: Tensor, place: Tensor) -> Tensor:
+        """Warp, mix and mend. motion: from the first to the last, (F, 2, h, w).   out: of the U-Net, (F, 8, H, W).   said: see ``_said``.
+        place: (F,) in 0..1."""
+        whole = nnf.interpolate(motion, scale_factor=float(self.stem), mode="bilinear", align_corners=False)
+        moves = _ways(place)[:, :, None, None, None] * whole[:, None] + said[:, :, :2]
+        sides = [warped(frame, moves[:, end]) for end, frame in enumerate((first, last))]
         near = EVENNESS * torch.log(place / (1 - place))[:, None, None, None]
         trust = torch.sigmoid(near + ONE_SIDED * (said[:, 1, 2:] - said[:, 0, 2:]) + out[:, 4:5])
         return mixed(sides[0], sides[1], trust) + out[:, 5:]
+
+
+def _ways(place: Tensor) -> Tensor:
+    """Places in time (F,) in 0..1 -> (F, 2): to the first and to the last, in units of the way between them, signed."""
+    return torch.stack([-place, 1 - place], dim=1)
 
 
 def straight(motion: Tensor, ways: Tensor, count: int) -> Tensor:
@@ -189,7 +216,7 @@ def box_motion(boxes: np.ndarray, other: np.ndarray, size: tuple[int, int]) -> n
             continue
         said[:, top:bottom, left:right] = 0  # it hides what is behind, even where it says nothing itself
         match = there.get(box[5])
-        ways = None if match is None else _ways(box, match)
+        ways = None if match is None else _box_ways(box, match)
         if ways is None:
             continue
         places = ((np.arange(left, right) + 0.5) / width, ((np.arange(top, bottom) + 0.5) / height)[:, None])
@@ -201,7 +228,7 @@ def box_motion(boxes: np.ndarray, other: np.ndarray, size: tuple[int, int]) -> n
     return said
 
 
-def _ways(box: np.ndarray, match: np.ndarray) -> list[tuple[float, float]] | None:
+def _box_ways(box: np.ndarray, match: np.ndarray) -> list[tuple[float, float]] | None:
     """(scale, offset) from a box to the same vehicle's in another frame, for x and y; None where the boxes do not tell.
 
     Boxes end at the picture's border where the vehicle does not. Such an axis has the scale of the other one, and is held at its free edge.
