@@ -33,6 +33,7 @@ from mini_quality_distances import against_floor, relative
 from mini_quality_distances import good as good_of
 from mini_quality_labels import differences, empty_roads, fidelity, look_at_all, sweep
 from mini_quality_long import long_rollouts
+from mini_quality_look import look as look_of
 from mini_quality_plots import plot_before_after, plot_guidance
 from mini_quality_sets import Bench, Pair
 from mini_quality_stages import stages as stages_of
@@ -90,6 +91,11 @@ def stages(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     return stages_of(bench, bench.spans_for(args.stage_windows, Task(0, args.frames)), args.frames, args.quality)
 
 
+def look(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
+    task = Task(0, args.frames)
+    return look_of(bench, _pair(bench, args, 0, args.frames, args.stage_windows), task)
+
+
 def long(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     return long_rollouts(bench, args.seeds, args.minutes, args.quality, _plots(bench, ""))
 
@@ -108,6 +114,7 @@ PARTS = {
     "labels": Part(labels, ("quality", "windows", "frames", "judged_frames", "empty_spans")),
     "guidance": Part(guidance, ("scales", "guided", "guidance_spans", "frames", "judged_frames")),
     "stages": Part(stages, ("quality", "stage_windows", "frames")),
+    "look": Part(look, ("quality", "stage_windows", "frames")),
     "long": Part(long, ("quality", "seeds", "minutes")),
 }
 
@@ -168,7 +175,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     counts.add_argument("--longer-windows", type=int, default=64, help="of longer spans, for good; 0 = none")
     counts.add_argument("--longer-frames", type=int, default=193)
     counts.add_argument("--fast-windows", type=int, default=64, help="in each quality")
-    counts.add_argument("--stage-windows", type=int, default=64, help="for each stage")
+    counts.add_argument("--stage-windows", type=int, default=64, help="for each stage, and for look")
     counts.add_argument("--judged-frames", type=int, default=300, help="most frames of each side that the detector looks at")
     counts.add_argument("--empty-spans", type=int, default=8, help="with nothing requested")
     counts.add_argument("--guidance-spans", type=int, default=16, help="for each scale")

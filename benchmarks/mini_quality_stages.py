@@ -29,7 +29,7 @@ from drivesim.simulation.inputs import fit_frame
 from drivesim.simulation.plan import FACTOR, RolloutPlan
 from drivesim.simulation.simulator import Simulator
 
-__all__ = ["RUNGS", "by_place", "linear_between", "made_of", "stages"]
+__all__ = ["RUNGS", "by_place", "linear_between", "made_of", "recorded_frames", "stages"]
 
 
 class Given:
@@ -60,8 +60,7 @@ class _Maker:
         return [name for name in RUNGS if self.whole.refiner is not None or name not in REFINED]
 
     def recorded(self, span: Span) -> np.ndarray:
-        frames = span.dataset.frames(span.clip, np.arange(span.first, span.first + span.frames))
-        return np.stack([fit_frame(frame, self.simulator.height, self.simulator.width) for frame in frames])
+        return recorded_frames(span, self.simulator.height, self.simulator.width)
 
     def decoder(self, span: Span) -> np.ndarray:
         return self._decoded(self._latents(span))
@@ -105,6 +104,12 @@ RUNGS: dict[str, Callable[[_Maker, Span], np.ndarray]] = {
     "everything": _Maker.everything, "everything_refined": _Maker.everything_refined,
 }  # fmt: skip
 REFINED = ("interpolation_refined", "everything_refined")
+
+
+def recorded_frames(span: Span, height: int, width: int) -> np.ndarray:
+    """uint8 (t, height, width, 3)."""
+    frames = span.dataset.frames(span.clip, np.arange(span.first, span.first + span.frames))
+    return np.stack([fit_frame(frame, height, width) for frame in frames])
 
 
 def linear_between(keyframes: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def rows_of(found: Mapping[str, Found], checkpoint: str) -> list[Row]:
         if result["inputs"]["checkpoint"] != checkpoint:
             other = result["inputs"]["checkpoint"][:8]
             raise UsageError(f"the kept result of {part} is of other weights ({other}); run --part {part} again")
-    readers = {"good": _good, "fast": _fast, "labels": _labels, "guidance": _guidance, "stages": _stages, "long": _long}
+    readers = {"good": _good, "fast": _fast, "labels": _labels, "guidance": _guidance, "stages": _stages, "look": _look, "long": _long}
     return [row for part, reader in readers.items() if part in found for row in reader(found[part]["found"])]
 
 
@@ -160,6 +160,14 @@ def _stages(found: Found) -> Iterator[Row]:
         if "of_it" in told:
             note = f"{', '.join(f'{name} {value:.2g}' for name, value in told['of_it'].items())}; {note}"
         yield _row("stages", f"fvd_lite0, {what}", told["frechet"], note=f"{note}; N = {found['n']}, {found['quality']}")
+
+
+def _look(found: Found) -> Iterator[Row]:
+    note = f"apart, squared; {_plain(found['various'])} times as various as recordings; N = {found['n']}, {found['quality']}"
+    yield Row("look", "mean looks of made and recorded clips", found["look"], note=note)
+    for name, told in found["damage"].items():
+        note = f"recordings moved by {_plain(told['moved'])}, {_plain(told['various'])} times as various"
+        yield Row("look", f"cosine with {name}", told["cosine"], note=note)
 
 
 def _long(found: Found) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from toy_checkpoint import toy_interpolator
 
 from drivesim.models.frame_interpolator import Between
-from drivesim.training.filmed_motion import filmed_motion
+from drivesim.training.filmed_motion import LEAST, filmed_motion
 from drivesim.training.interpolator_module import InterpolatorModule, motion_apart
 from drivesim.training.learning_rate import Optimization
 
@@ -43,6 +43,13 @@ def test_a_shift_is_found_and_trusted(x: int, y: int) -> None:
 def test_flow_is_not_trusted_where_frames_have_nothing_to_do_with_each_other() -> None:
     unlike = torch.stack([texture(HEIGHT, WIDTH, seed) for seed in range(FRAMES)])[None]
     assert filmed_motion(unlike)[1].mean() < 0.7 * filmed_motion(moving(1, 0))[1].mean()
+
+
+def test_windows_without_motion_to_find_are_refused() -> None:
+    assert filmed_motion(torch.zeros(1, 2, 3, LEAST, LEAST))[0].abs().max() == 0
+    for shape in ((1, 1, 3, 64, 64), (1, 5, 3, LEAST - 1, 64), (1, 5, 3, 64, LEAST - 1)):
+        with pytest.raises(ValueError, match="16 pixels high and wide or more"):
+            filmed_motion(torch.zeros(shape))
 
 
 def test_right_motion_is_not_apart_and_none_is_as_far_as_things_moved() -> None:

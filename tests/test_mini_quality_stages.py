@@ -17,7 +17,7 @@ from drivesim.datasets.sources.synthetic import make_road_world
 from drivesim.eval.frechet import frechet_distance
 from drivesim.io.checkpoints import load_checkpoint
 
-stages, sets, table = (benchmark(name) for name in ("mini_quality_stages", "mini_quality_sets", "mini_quality_table"))
+stages, sets, table, looks = (benchmark(f"mini_quality_{name}") for name in ("stages", "sets", "table", "look"))
 
 
 @pytest.fixture
@@ -91,3 +91,29 @@ def test_rungs_without_the_refiner_do_not_go_through_it(bench: Any) -> None:
     for name in ("interpolation", "everything"):
         plain, refined = (stages.RUNGS[f"{name}{end}"](maker, span) for end in ("", "_refined"))
         assert (plain != refined).any(axis=(1, 2, 3)).all()
+
+
+# what made frames look like
+
+
+def test_a_fault_is_known_by_the_damage_it_is_like() -> None:
+    """Clip features whose looks are moved along one axis, by a damage and by the fault alike, and along another one."""
+    recorded = np.random.default_rng(0).normal(size=(50, 33))
+    along, across = np.zeros(33), np.zeros(33)
+    along[3], across[7], along[20] = 2.0, 1.0, 9.0  # what is beyond the looks does not count
+    same = looks.beside_damage(recorded + 3 * along, recorded, recorded + along)
+    assert same["cosine"] == pytest.approx(1) and same["look"] == pytest.approx(36) and same["moved"] == pytest.approx(4)
+    assert looks.beside_damage(recorded + along, recorded, recorded + across)["cosine"] == pytest.approx(0, abs=1e-9)
+    assert looks.beside_damage(recorded + along, recorded, recorded)["cosine"] is None
+    flat = looks.beside_damage(recorded / 2, recorded, recorded)
+    assert flat["made_various"] == pytest.approx(0.5) and flat["various"] == pytest.approx(1)
+
+
+def test_every_damage_damages() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 128, 256, 3), dtype=np.uint8)
+    before = frames.copy()
+    for name, damage in looks.DAMAGE.items():
+        damaged = damage(frames)
+        assert damaged.shape == frames.shape and damaged.dtype == np.uint8, name
+        assert (damaged != frames).any() and np.array_equal(frames, before), name
+    assert {"blur 2", "noise 8", "light times 1.15"} <= looks.DAMAGE.keys()

@@ -22,13 +22,21 @@ __all__ = ["SIDES_AGREE", "filmed_motion"]
 SIDES_AGREE = 1.0
 """Pixels. Flow is trusted where the flow back from the next frame ends within so much, and a tenth of its length, of where it began."""
 
+LEAST = 16
+"""Pixels of the smaller side: below, dense inverse search finds no room for its patches."""
+
 
 def filmed_motion(frames: Tensor) -> tuple[Tensor, Tensor]:
     """Windows (b, t, 3, H, W) in [-1, 1] -> how they move at each place, (b, 2, H, W), and where that can be trusted, (b, 1, H, W) in 0..1.
 
     Motion is x and y in pixels from the first frame to the last, as if what is seen at a place moved on at the speed that things have there
     on the mean: the sum of the flow of all steps, each the mean of forwards and backwards (dense inverse search, Kroeger et al. 2016).
+
+    Raises:
+        ValueError: one frame alone, or frames too small to search in.
     """
+    if frames.shape[1] < 2 or min(frames.shape[-2:]) < LEAST:
+        raise ValueError(f"flow needs windows of two frames or more, {LEAST} pixels high and wide or more, not {tuple(frames.shape)}")
     windows = as_bytes(frames.detach()).permute(0, 1, 3, 4, 2).cpu().numpy()
     found = [_of_window([cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in window]) for window in windows]
     moved, trusted = (torch.from_numpy(np.stack(values)).to(frames.device) for values in zip(*found, strict=True))
