@@ -44,15 +44,20 @@ def filmed_motion(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_window(frames: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     moved, agreed = [], []
     for before, after in pairwise(frames):
-        there, back = search.calc(before, after, None), search.calc(after, before, None)
+        there, back = _flow(search, before, after), _flow(search, after, before)
         returned = _taken(back, there)
         moved.append((there - back) / 2)
         agreed.append(np.hypot(*np.moveaxis(there + returned, -1, 0)) <= SIDES_AGREE + 0.1 * np.hypot(*np.moveaxis(there, -1, 0)))
     whole = np.sum(moved, axis=0).transpose(2, 0, 1)
-    return whole.astype(np.float32), np.mean(agreed, axis=0, dtype=np.float32)[None]
+    return whole.astype(np.float32), np.asarray(agreed, np.float32).mean(0)[None]
+
+
+def _flow(search: cv2.DISOpticalFlow, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """float32 (H, W, 2), x and y in pixels."""
+    return search.calc(before, after, None)  # type: ignore[call-overload,no-any-return]
 
 
 def _taken(flow: np.ndarray, places: np.ndarray) -> np.ndarray:

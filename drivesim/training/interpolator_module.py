@@ -70,7 +70,7 @@ class InterpolatorModule(StageModule):
         frames = as_floats(batch["frames"])
         draws = self.draws("train", self.batches)
         labels = drop_labels(batch["labels"], self.label_dropout, draws)
-        between = self.network.between(frames[:, 0], frames[:, -1], labels, frames.shape[1])
+        between = self.network.between(frames[:, 0], frames[:, -1], labels, frames.shape[1])  # type: ignore[operator]
         made, terms = between.frames, self._distances(between.frames, frames, draws)
         if self.motion_weight > 0:
             terms["motion"] = self.motion_weight / REACH * motion_apart(between, frames)[0]
@@ -106,7 +106,7 @@ class InterpolatorModule(StageModule):
 
     @torch.no_grad()
     def _between(self, batch: Batch, frames: Tensor) -> Between:
-        found: Between = self.average.between(frames[:, 0], frames[:, -1], batch["labels"], frames.shape[1])
+        found: Between = self.average.between(frames[:, 0], frames[:, -1], batch["labels"], frames.shape[1])  # type: ignore[operator]
         return found
 
     @torch.no_grad()
