@@ -21,7 +21,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from drivesim.errors import UsageError
-from drivesim.io.ahead import ahead
 from drivesim.io.records import DatasetError, RecordsWriter, clip_row, rows_of
 from drivesim.io.video import VideoError, VideoWriter
 from drivesim.labels import CATEGORIES, LABELS, Boxes, LabelTrack, count_vehicles
@@ -188,7 +187,7 @@ def _write(root: Path, records: RecordsWriter, recording: Recording, target: tup
     size, video = target or even, f"videos/{recording.clip_id}.mp4"
     writer = VideoWriter(root / video, recording.track.fps, size)
     try:
-        for picture in ahead(_readable(recording, release)):
+        for picture in _readable(recording, release):
             part = picture[: even[0], : even[1]]
             writer.write(part if size == even else PLAIN.picture(part[None], *size)[0])
         if writer.frames != len(recording.track):

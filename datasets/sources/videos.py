@@ -19,7 +19,6 @@ import numpy as np
 from tqdm import tqdm
 
 from drivesim.errors import UsageError
-from drivesim.io.ahead import ahead
 from drivesim.io.records import DatasetError, RecordsWriter
 from drivesim.io.video import VideoError, VideoInfo, VideoWriter, iterate_frames, probe
 
@@ -138,7 +137,7 @@ def _pieces(root: Path, name: str, path: Path, cut: _Cut, summary: dict[str, Any
         return
     size = cut.size or (info.height // 2 * 2, info.width // 2 * 2)
     writer = None
-    for start, frame in _begun(ahead(_readable(path, name, summary)), info, cut, size):
+    for start, frame in _begun(_readable(path, name, summary), info, cut, size):
         if start is not None:
             yield from _finish(writer, name, info, cut, summary)
             writer = VideoWriter(root / "videos" / f"{_clip_id(name, start)}.mp4", info.rate, size)
