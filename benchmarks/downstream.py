@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,7 +34,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from downstream_arms import ARMS, SHOWN, nights_of
+from downstream_arms import ARMS, SHOWN, Arm, nights_of
 from downstream_clips import Wish, make
 from downstream_table import page, plot, rows_of, tabled
 from downstream_training import BATCH, NETWORK, Exam, Kept, Recipe, Size, drives_for, train
@@ -50,12 +51,11 @@ REAL_SPLITS = {"real, unseen": "val", "real, seen by the generator": "train"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What every run has in common. extra: clips that are added.   longest: frames of an added simulated clip, as many as of a generated
-    one."""
+    """What every run has in common. extra: generated clips that are added.   extra_frames: of all of them; of simulated ones as many."""
 
     steps: int
     extra: int
-    longest: int
+    extra_frames: int
     size: Size
 
 
@@ -72,20 +72,29 @@ class Workshop:
         nights = nights_of(count)
         return Kept(self.data, "train", drives_for(self.listed, count - nights, nights, seed), memory=self.memory)
 
-    def extra(self, kind: str | None, most: int, seed: int) -> Kept | None:
-        """Added clips, half of them by night. most: of the labelled drives that are compared, none of which is added."""
-        if kind is None:
+    def extra(self, arm: Arm, most: int, seed: int) -> Kept | None:
+        """Added clips. most: of the labelled drives that are compared; simulated drives are all others, with as many frames in all as are
+        generated: a few frames of every drive less, rather than fewer drives."""
+        if arm.extra is None:
             return None
-        half, nights = self.plan.extra // 2, nights_of(most)
-        if kind == "generated":
-            return Kept(self.generated, None, memory=self.memory)
-        chosen = drives_for(self.listed, half, half, seed, skip=(most - nights, nights))
-        return Kept(self.data, "train", chosen, self.plan.longest, self.memory)
+        if arm.extra == "generated":
+            lights = None if arm.light is None else self._of_light(self.generated, arm.light)
+            return Kept(self.generated, None, lights, memory=self.memory)
+        nights = nights_of(most)
+        labelled = set(drives_for(self.listed, most - nights, nights, seed))
+        others = [name for name in self.listed.clip_ids if name not in labelled]
+        if not others:
+            raise UsageError(f"{self.data}: no drive is left to add beside {most} labelled ones; ask for a smaller --most")
+        return Kept(self.data, "train", others, math.ceil(self.plan.extra_frames / len(others)), self.memory)
+
+    def _of_light(self, root: Path, light: str) -> list[str]:
+        table = Kept(root, None).records.clips
+        return [str(name) for name in table[table["time_of_day"] == light]["clip_id"]]
 
     def made(self, name: str, count: int, seed: int, most: int) -> dict[str, Any]:
         """Train one and judge it: exam -> light -> average precision, and what it saw and took."""
         began, arm = time.process_time(), ARMS[name]
-        clips, extra = self.clips(count, seed), self.extra(arm.extra, most, seed)
+        clips, extra = self.clips(count, seed), self.extra(arm, most, seed)
         recipe = Recipe(self.plan.steps, arm.augmented, arm.share, arm.first)
         detector = train(clips, extra, recipe, self.plan.size, seed)
         trained = time.process_time()
@@ -109,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"no arm named {unknown[0]}; there are {', '.join(ARMS)}")
     size = Size(*args.size)
     generated = Kept(args.generated, None)
-    plan = Plan(args.steps, len(generated), int(generated.usable.max()), size)
+    plan = Plan(args.steps, len(generated), int(generated.usable.sum()), size)
     exams = exams_of(args, size)
     roots = [f"{root.name} {args.split}" for root in args.held_out or [args.data]]
     told = {"split": args.split, "data": args.data.name, "held_out": roots, "most": args.most, **asdict(plan),

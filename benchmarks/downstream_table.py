@@ -25,17 +25,16 @@ __all__ = ["TARGET", "page", "plot", "rows_of", "sentence", "tabled"]
 
 TARGET = 3.0
 """Points of average precision by night, with the fewest labelled drives, over plain augmentation."""
-SAME = ("split", "data", "held_out", "most", "steps", "extra", "longest", "size", "generator", "network", "exams")
+SAME = ("split", "data", "held_out", "most", "steps", "extra", "extra_frames", "size", "generator", "network", "exams")
 LIGHTS = ("all", "day", "night")
 PAGE = """# Does training on generated clips help?
 
 **{sentence}**
 
 {machine}, {processor}, {date}; {runs} trainings, judging included, took {minutes:.0f} minutes of processor time. N labelled drives of
-`{data}`, a quarter of them by night ({nights}), are drawn anew by each of {seeds} seeds. M = {extra} generated clips of {longest} frames
-({frames} frames in all, half of the clips by night, 1 to 12 vehicles asked for) were made by the shipped `mini` ({generator}) with its
-defaults. A small detector ({weights}, {height}x{width} pixels) begins from random weights and takes {steps} steps of {batch} frames in
-every arm.
+`{data}`, a quarter of them by night ({nights}), are drawn anew by each of {seeds} seeds. M = {extra} generated clips ({extra_frames} frames
+in all, half of the clips by night, 1 to 12 vehicles asked for) were made by the shipped `mini` ({generator}) with its defaults. A small
+detector ({weights}, {height}x{width} pixels) begins from random weights and takes {steps} steps of {batch} frames in every arm.
 
 ```console
 {commands}
@@ -60,8 +59,8 @@ AP50 in points: vehicles of at least 12 of 128 pixels, as `drivesim evaluate` ju
 - The detector that judges generated video elsewhere (docs/model-card-detector.md) played no part: it filtered no clip and gave no figure.
 - `mini` and its track bank, from which the boxes of generated clips are sampled, were made with all train drives of `{data}`, pixels and
   boxes. A generated clip may carry what the N drives do not hold: N labelled clips and a generator that saw them alone would have less.
-- Added simulated clips are {extra} other train drives, half of them by night, {longest} frames of each at most: what as much more recording
-  would bring.
+- Added simulated clips are all train drives that no N holds, with about as many frames in all as were generated: what as much more
+  recording would bring.
 - The test drives of `{held_out}` were seen by nobody. Recorded clips of `real, seen by the generator` were among what `mini` was trained
   on. All recorded boxes are another detector's, by day, and few: a warning lamp, no benchmark.
 - Steps are few, so that one core can train all of it, and what is spent on generated frames is not spent on labelled ones. The detectors
@@ -98,7 +97,6 @@ def tabled(
         "ways": _reached(tried, ("augmented", *WAYS)), "tried": _values(tried),
         "longer": {"steps": longer[0]["steps"], "differences": _differences(longer)} if longer else None, "runs": len(rows),
         "cpu_min": sum(sum(row["cpu_s"].values()) for row in rows) / 60,
-        "frames": next((row["frames"]["extra"] for row in rows if row["arm"] == CHOSEN), 0),
     }  # fmt: skip
 
 
@@ -214,7 +212,7 @@ def page(content: Mapping[str, Any], plot_at: str, commands: str) -> str:
     pairs: dict[tuple[str, ...], str] = {(arm, other): f"{arm} - {other}" for arm, other in COMPARISONS}
     counts = sorted({row["count"] for row in content["values"]})
     asked = {exam: "{frames} frames, drives: {drives}, boxes: {boxes}".format(**content["exams"][exam]) for exam in exams}
-    told = {name: content[name] for name in ("machine", "processor", "date", "runs", "extra", "longest", "frames", "data", "steps")}
+    told = {name: content[name] for name in ("machine", "processor", "date", "runs", "extra", "extra_frames", "data", "steps")}
     return PAGE.format(
         sentence=sentence(content), plot=plot_at, commands=commands, minutes=content["cpu_min"], generator=content["generator"][:8],
         nights=", ".join(f"{nights_of(count)} of {count}" for count in counts), seeds=len({row["seed"] for row in content["values"]}),

@@ -94,20 +94,20 @@ class Kept(ClipDataset):
         return self.memory[video][indices]
 
 
-def drives_for(dataset: ClipDataset, days: int, nights: int, seed: int, skip: tuple[int, int] = (0, 0)) -> list[str]:
-    """Ids of clips drawn at random, so many by day and by night; more of them are those and others. skip: days and nights to pass over.
+def drives_for(dataset: ClipDataset, days: int, nights: int, seed: int) -> list[str]:
+    """Ids of clips drawn at random, so many by day and by night; more of them are those and others.
 
     Raises:
         UsageError: there are too few.
     """
     table = dataset.records.clips
     found = list[str]()
-    for light, wanted, passed in (("day", days, skip[0]), ("night", nights, skip[1])):
+    for light, wanted in (("day", days), ("night", nights)):
         ids = sorted(table[table["time_of_day"] == light]["clip_id"])
-        if passed + wanted > len(ids):
-            raise UsageError(f"{dataset.name} holds {len(ids)} clips by {light}, and {passed + wanted} are wanted; ask for fewer")
+        if wanted > len(ids):
+            raise UsageError(f"{dataset.name} holds {len(ids)} clips by {light}, and {wanted} are wanted; ask for fewer")
         order = np.random.default_rng([seed, 0xD21]).permutation(len(ids))
-        found += [str(ids[place]) for place in order[passed : passed + wanted]]
+        found += [str(ids[place]) for place in order[:wanted]]
     return found
 
 

@@ -80,17 +80,31 @@ def test_a_checkpoint_without_tracks_is_refused(generated: Path, tmp_path: Path)
 # which clips
 
 
-def test_more_drives_hold_those_of_fewer_and_skipped_ones_do_not_come(road: Path) -> None:
+def test_more_drives_hold_those_of_fewer(road: Path) -> None:
     dataset = ClipDataset(road, "train")
     light = dict(zip(dataset.clip_ids, dataset.records.clips["time_of_day"], strict=True))
     for seed in range(4):
         few, many = (training.drives_for(dataset, days, 1, seed) for days in (1, 2))
         assert set(few) < set(many) and [light[clip] for clip in many] == ["day", "day", "night"]
-        others = training.drives_for(dataset, 1, 1, seed, skip=(2, 1))
-        assert not set(others) & set(many) and len(set(others)) == 2
     assert len({tuple(training.drives_for(dataset, 1, 1, seed)) for seed in range(8)}) > 1
     with pytest.raises(UsageError, match="2 clips by night, and 3 are wanted"):
-        training.drives_for(dataset, 1, 2, 0, skip=(0, 1))
+        training.drives_for(dataset, 1, 3, 0)
+
+
+def test_what_is_added_is_of_the_light_asked_for_or_what_no_seed_labels(
+    road: Path, generated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = training.Kept(generated, None)
+    shop = script.Workshop(road, generated, [], script.Plan(3, len(kept), 12, TOY))
+    nights = shop.extra(arms.ARMS["nights_quarter"], 2, 0)
+    assert 0 < sum(nights.usable > 0) < len(kept)
+    assert set(nights.records.clips["time_of_day"][nights.usable > 0]) == {"night"}
+    labelled, others = shop.clips(2, 0), shop.extra(arms.ARMS["simulated"], 2, 0)
+    assert ((labelled.usable > 0) != (others.usable > 0)).all() and others.usable.max() == 4, "12 frames of 3 drives"
+    assert shop.extra(arms.ARMS["augmented"], 2, 0) is None
+    monkeypatch.setattr(script, "nights_of", lambda count: 2)
+    with pytest.raises(UsageError, match="no drive is left to add"):
+        shop.extra(arms.ARMS["simulated"], 5, 0)
 
 
 def test_kept_clips_are_the_chosen_ones_and_their_first_frames(road: Path) -> None:
@@ -203,7 +217,7 @@ def result(arm: str, seed: int, night: float | None, count: int = 4, **more: Any
     found = {"simulated": {"all": 0.5, "day": 0.5, "night": night}}
     return {
         "arm": arm, "count": count, "seed": seed, "ap50": found, "frames": {"labelled": 9, "extra": 8}, "cpu_s": {"train": 30, "judge": 30},
-        "split": "test", "data": "sim", "held_out": ["sim test"], "most": 24, "steps": 3, "extra": 2, "longest": 9,
+        "split": "test", "data": "sim", "held_out": ["sim test"], "most": 24, "steps": 3, "extra": 2, "extra_frames": 18,
         "size": {"height": 32, "width": 64}, "generator": "0123456789", "network": {"weights": 1000, "batch": 4}, "machine": "none",
         "processor": "none", "date": "2026-01-01", "exams": {"simulated": {"frames": 1, "drives": 1, "boxes": 1}}, **more,
     }  # fmt: skip

@@ -316,6 +316,25 @@ def test_labels_of_bad_rows_name_the_row(tmp_path: Path) -> None:
         records.clip("c9")
 
 
+def test_paths_lead_out_by_dots_and_by_links(tmp_path: Path) -> None:
+    records = make_dataset(tmp_path / "clips")
+    (tmp_path / "outside.mp4").write_bytes(b"video")
+    for name, target in (("file.mp4", "../../outside.mp4"), ("folder", "../.."), ("inner.mp4", "c0.mp4")):
+        (tmp_path / "clips" / "videos" / name).symlink_to(target)
+    inside = ["videos/clip0.mp4", "videos/inner.mp4", "videos/../videos/clip0.mp4", "videos/folder/clips/videos/clip0.mp4", ".", ""]
+    outside = ["../outside.mp4", "videos/file.mp4", "videos/folder/outside.mp4", "videos/../../outside.mp4", "..", str(tmp_path / "x.mp4")]
+    for _ in range(2):  # folders are looked at once
+        assert [name for name in inside + outside if records.leaves(name)] == outside
+
+
+def test_rows_find_the_first_clip_of_their_name(tmp_path: Path) -> None:
+    records = make_dataset(tmp_path / "clips")
+    twice = replace(records, clips=pd.concat([records.clips, records.clips], ignore_index=True))
+    rows = pd.DataFrame({"clip_id": pd.array(["c2", "c0", None, "other", "c2"], "string")})
+    assert twice.clip_positions(rows).tolist() == records.clip_positions(rows).tolist() == [2, 0, -1, -1, 2]
+    assert records.clip_positions(rows[:0]).tolist() == [] and records.clip_positions(rows[2:3]).tolist() == [-1]
+
+
 def test_paths_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
     records = make_dataset(tmp_path / "data")
     os.symlink(tmp_path, tmp_path / "data" / "away")

@@ -6,6 +6,7 @@ file to it. It does not know files or foreign formats.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,18 +37,16 @@ class BulkLabels:
 
     def _sorted(self, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Rows by clip and frame, in the file's order where those are equal; and where each clip's begin, (clips + 1,)."""
-        names = pd.Series(self.clips["clip_id"])
-        first = np.flatnonzero(~names.duplicated().to_numpy())
-        found = pd.Index(names.iloc[first]).get_indexer(pd.Index(rows["clip_id"]))
+        found = self.records.clip_positions(rows)
         kept = np.flatnonzero(found >= 0)
-        clip, frame = first[found[kept]], rows["frame"].to_numpy(np.int64, na_value=-1)[kept]
+        clip, frame = found[kept], rows["frame"].to_numpy(np.int64, na_value=-1)[kept]
         order = np.lexsort((frame, clip))
-        return kept[order], np.searchsorted(clip[order], np.arange(len(names) + 1))
+        return kept[order], np.searchsorted(clip[order], np.arange(len(self.records.clips) + 1))
 
     def _box_columns(self, rows: pd.DataFrame) -> dict[str, Any]:
         order = self._box
         columns = {name: rows[name].to_numpy(np.int64, na_value=-1)[order] for name in ("frame", "track_id")}
-        columns["category"] = pd.Index(CATEGORIES).get_indexer(pd.Index(rows["category"])).astype(np.int64)[order]
+        columns["category"] = _codes(rows["category"], CATEGORIES)[order]
         columns["xyxy"] = np.stack([rows[name].to_numpy(np.float32) for name in ("x1", "y1", "x2", "y2")], axis=1)[order]
         columns["occlusion"] = rows["occlusion"].to_numpy(np.float64, na_value=np.nan)[order]
         columns["truncated"] = rows["truncated"].to_numpy(np.float64, na_value=np.nan)[order]
@@ -65,7 +64,7 @@ class BulkLabels:
         columns["boxes_known"] = rows["boxes_known"].to_numpy(bool, na_value=False)[order]
         for name, label in LABELS.items():
             if label.values:
-                codes = pd.Index(label.values).get_indexer(pd.Index(rows[name])).astype(np.float32)[order]
+                codes = _codes(rows[name], label.values).astype(np.float32)[order]
                 columns[name] = np.where(codes < 0, np.nan, codes).astype(np.float32)
             else:
                 columns[name] = rows[name].to_numpy(np.float32, na_value=np.nan)[order]
@@ -104,3 +103,9 @@ class BulkLabels:
             return replace(track, boxes_known=np.ones(len(track), bool))
         track.values["crowdedness"][:] = self.clips["crowdedness"][position]
         return track
+
+
+def _codes(words: pd.Series, known: Sequence[str]) -> np.ndarray:
+    """Places in ``known``, int64, -1 = not there; every different word is looked up once."""
+    codes, found = pd.factorize(words)
+    return np.array([*(known.index(word) if word in known else -1 for word in found), -1], np.int64)[codes]

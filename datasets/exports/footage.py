@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ class OutgoingClip:
     frames: int64 (n,), rising, each ``every`` behind the last but for gaps.   row: of clips.parquet.
     occlusion: hidden share of every box of ``track``, float64 (boxes,) in 0..1, NaN = unknown.
     truncated: whether the picture's border cuts it, float64 (boxes,): 0, 1, NaN = unknown.
-    provenance: who says so; None = nobody knows.
+    voices: who says so, int64 (boxes,): a place in ``words``, -1 = nobody knows.
     """
 
     position: int
@@ -45,7 +45,8 @@ class OutgoingClip:
     every: int
     occlusion: np.ndarray
     truncated: np.ndarray
-    provenance: list[str | None]
+    voices: np.ndarray
+    words: Sequence[str]
 
     @property
     def clip_id(self) -> str:
@@ -78,6 +79,16 @@ class OutgoingClip:
     @property
     def licence(self) -> str | None:
         return self.row["licence"] if isinstance(self.row["licence"], str) else None
+
+    @cached_property
+    def provenance(self) -> list[str | None]:
+        """Who says so, box by box; None = nobody knows."""
+        return [self.words[voice] if voice >= 0 else None for voice in self.voices.tolist()]
+
+    @property
+    def one_voice(self) -> str | None:
+        """Who says so of every box; None = nobody, or several."""
+        return self.words[self.voices[0]] if len(self.voices) and (self.voices == self.voices[0]).all() and self.voices[0] >= 0 else None
 
     def at(self, frame: int) -> slice:
         """Where a frame's boxes lie among the clip's."""
@@ -127,9 +138,8 @@ class Footage:
             frames = frames if unknown else frames[known]
             if len(frames):
                 boxes = labels.rows(position)
-                hidden, cut = (labels.columns[name][boxes] for name in ("occlusion", "truncated"))
-                provenance = [labels.words[code] if code >= 0 else None for code in labels.columns["provenance"][boxes].tolist()]
-                yield OutgoingClip(position, rows[position], track, frames, self.every, hidden, cut, provenance)
+                hidden, cut, voices = (labels.columns[name][boxes] for name in ("occlusion", "truncated", "provenance"))
+                yield OutgoingClip(position, rows[position], track, frames, self.every, hidden, cut, voices, labels.words)
 
     def write_pictures(self, clip: OutgoingClip, paths: Mapping[int, Path]) -> bool:
         """Write frame -> file, decoding the clip once; False, with nothing left of it, where it turns out to be unreadable."""

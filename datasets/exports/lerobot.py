@@ -26,7 +26,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +100,33 @@ class _Writer:
         self._parquet: pq.ParquetWriter | None = None
 
     def add_clips(self, clips: Sequence[OutgoingClip]) -> None:
-        """Copy the videos of sound clips while their rows are written."""
-        sound = self._looked_at([clip for clip in clips if self._is_sound(clip)])
-        first = len(self.episodes)
-        with ThreadPoolExecutor(COPIES) as pool:
-            copies = [pool.submit(self._copy, clip, first + number) for number, clip in enumerate(sound)]
+        """Copy the clips' videos while they are looked at and their rows are written; what turns out to be damaged is taken back."""
+        with ThreadPoolExecutor(COPIES + 1) as pool:
+            copies = [pool.submit(self._copy, list(enumerate(clips))[part::COPIES]) for part in range(COPIES)]
+            sound = self._looked_at([clip for clip in clips if self._is_sound(clip)], pool)
             for start in range(0, len(sound), BATCH):
-                self._add_batch(sound[start : start + BATCH])
+                self._add_batch(sound[start : start + BATCH], pool)
             for copy in copies:
                 copy.result()
+        if len(sound) < len(clips):
+            self._close_up(clips, {clip.clip_id for clip in sound})
+
+    def _close_up(self, clips: Sequence[OutgoingClip], sound: set[str]) -> None:
+        """Videos lie where their clips stand among all; episodes are numbered without the damaged ones."""
+        episode = 0
+        for number, clip in enumerate(clips):
+            path = self._video(number)
+            if clip.clip_id not in sound:
+                path.unlink(missing_ok=True)
+                continue
+            path.rename(self._video(episode))
+            episode += 1
+        for folder in (self.folder / "videos" / CAMERA).iterdir():
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+    def _video(self, number: int) -> Path:
+        return self.folder / VIDEO.format(video_key=CAMERA, **_place(number))
 
     def _is_sound(self, clip: OutgoingClip) -> bool:
         """Whether all frames are in the clip's video; it is not decoded."""
@@ -122,41 +140,50 @@ class _Writer:
             self.footage.unreadable.append(clip.clip_id)
         return sound
 
-    def _looked_at(self, clips: list[OutgoingClip]) -> list[OutgoingClip]:
+    def _looked_at(self, clips: list[OutgoingClip], pool: Executor) -> list[OutgoingClip]:
         """Keep some pixels of some frames of some clips, as LeRobot does; returns the clips without those that turn out to be damaged."""
+        chosen = np.unique(np.linspace(0, len(clips) - 1, EPISODES).round().astype(np.int64)).tolist() if clips else []
         damaged = set()
-        step = max(1, min(self.size) // 32)
-        for number in np.unique(np.linspace(0, len(clips) - 1, EPISODES).round().astype(np.int64)).tolist() if clips else ():
-            clip = clips[number]
-            places = np.unique(np.linspace(0, len(clip.track) - 1, LOOKED_AT).round().astype(np.int64))
-            try:
-                pictures = read_frames(self.footage.dataset.video(clip.position), places / clip.fps)
-                self.pixels[clip.clip_id] = pictures[:, ::step, ::step].reshape(-1, 3) / 255
-            except VideoError:
-                self.footage.unreadable.append(clip.clip_id)
+        for number, pixels in zip(chosen, pool.map(self._pixels, [clips[number] for number in chosen]), strict=True):
+            if pixels is None:
+                self.footage.unreadable.append(clips[number].clip_id)
                 damaged.add(number)
+            else:
+                self.pixels[clips[number].clip_id] = pixels
         return [clip for number, clip in enumerate(clips) if number not in damaged]
 
-    def _copy(self, clip: OutgoingClip, episode: int) -> None:
-        path = self.folder / VIDEO.format(video_key=CAMERA, **_place(episode))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.footage.dataset.video(clip.position), path)
+    def _pixels(self, clip: OutgoingClip) -> np.ndarray | None:
+        """(n, 3) in 0..1; None = the video is damaged."""
+        places = np.unique(np.linspace(0, len(clip.track) - 1, LOOKED_AT).round().astype(np.int64))
+        step = max(1, min(self.size) // 32)
+        try:
+            pictures = read_frames(self.footage.dataset.video(clip.position), places / clip.fps)
+        except VideoError:
+            return None
+        return pictures[:, ::step, ::step].reshape(-1, 3) / 255
 
-    def _add_batch(self, clips: Sequence[OutgoingClip]) -> None:
+    def _copy(self, numbered: Sequence[tuple[int, OutgoingClip]]) -> None:
+        """Videos of (number, clip); one call for many, since handing over each costs as much as copying a small one."""
+        for number, clip in numbered:
+            source, path = self.footage.dataset.video(clip.position), self._video(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, path)
+
+    def _add_batch(self, clips: Sequence[OutgoingClip], pool: Executor) -> None:
         lengths, first = np.array([len(clip.track) for clip in clips]), len(self.episodes)
         columns = columns_of([clip.track for clip in clips], self.state, self.slots, self.crowdedness)
         columns["timestamp"] = (columns["frame_index"] / self.fps).astype(np.float32)
         columns["episode_index"] = np.repeat(np.arange(first, first + len(clips)), lengths)
         columns["index"] = self.frames + np.arange(int(lengths.sum()))
-        data = self._write(columns)
+        written = pool.submit(self._write, columns)
         self.stats.append({name: stats_of(values, lengths) for name, values in columns.items()})
+        data = written.result()
         for clip, task in zip(clips, np.split(columns["task_index"], np.cumsum(lengths)[:-1]), strict=True):
             self._note(clip, [TASKS[number] for number in np.unique(task)], data)
 
     def _note(self, clip: OutgoingClip, tasks: list[str], data: Mapping[str, int]) -> None:
         episode, length = len(self.episodes), len(clip.track)
         video = {**_place(episode), "from_timestamp": 0.0, "to_timestamp": length / clip.fps}
-        words = set(clip.provenance)
         self.episodes.append(
             {
                 "episode_index": episode, "tasks": tasks, "length": length,
@@ -164,7 +191,7 @@ class _Writer:
                 **{f"data/{name}": value for name, value in data.items()},
                 **{f"videos/{CAMERA}/{name}": value for name, value in video.items()},
                 "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0, "clip_id": clip.clip_id, "split": clip.split,
-                "licence": clip.licence, "boxes_provenance": words.pop() if len(words) == 1 else None,
+                "licence": clip.licence, "boxes_provenance": clip.one_voice,
             }
         )  # fmt: skip
         self.frames += length

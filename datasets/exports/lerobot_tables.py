@@ -44,8 +44,10 @@ def columns_of(tracks: Sequence[LabelTrack], state: Sequence[str], slots: int, c
 
 def stats_of(values: np.ndarray, lengths: np.ndarray) -> Stats:
     """Of (F,) or (F, N), episode by episode over rows without NaN; zeros where there is none.   lengths: (E,), none of them 0."""
-    rows = np.asarray(values, np.float64).reshape(len(values), -1)
     starts = np.cumsum(lengths) - lengths
+    if not np.issubdtype(values.dtype, np.floating) or not np.isnan(values).any():
+        return _stats_of_all(values.reshape(len(values), -1), starts, lengths)
+    rows = np.asarray(values, np.float64).reshape(len(values), -1)
     sound = ~np.isnan(rows).any(axis=1)
     count = np.add.reduceat(sound.astype(np.int64), starts).reshape(-1, 1)
     some, known, divisor = count > 0, sound.reshape(-1, 1), np.maximum(count, 1)
@@ -56,6 +58,16 @@ def stats_of(values: np.ndarray, lengths: np.ndarray) -> Stats:
     most = np.maximum.reduceat(np.where(known, rows, -np.inf), starts, axis=0)
     std = np.sqrt(np.add.reduceat(off * off, starts, axis=0) / divisor)
     return {"min": np.where(some, least, 0), "max": np.where(some, most, 0), "mean": mean, "std": std, "count": count}
+
+
+def _stats_of_all(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Stats:
+    """Of (F, N) without a NaN: a third of the work."""
+    divisor = lengths.reshape(-1, 1)
+    least, most = (reduce.reduceat(values, starts, axis=0).astype(np.float64) for reduce in (np.minimum, np.maximum))
+    mean = np.add.reduceat(values, starts, axis=0, dtype=np.float64) / divisor
+    off = values - np.repeat(mean, lengths, axis=0)
+    std = np.sqrt(np.add.reduceat(off * off, starts, axis=0) / divisor)
+    return {"min": least, "max": most, "mean": mean, "std": std, "count": divisor.astype(np.int64)}
 
 
 def merged(stats: Stats) -> Stats:

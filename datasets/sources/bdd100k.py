@@ -136,7 +136,8 @@ def _drive(path: Path, tracks: Path | None, split: str, about: Mapping[str, str]
     weather = about.get("weather", "undefined")
     frames = {} if weather == "undefined" else {"weather": [weather] * info.frames}
     origin = {"video": path.name, "labels": None if tracks is None else f"box_track_20/{split}/{tracks.name}"}
-    return Recording(f"bdd_{path.stem}", source, size, partial(_upright, path, turns), track, split, columns, frames, None, origin)
+    named, read = (f"bdd_{path.stem}", source), partial(_upright, path, turns)
+    return Recording(*named, size, read, track, split, columns, frames, None, origin, video=None if turns else path)
 
 
 def _sequences(root: Path, release: Release, ours: Mapping[str, Mapping[str, Any]] | None) -> Iterator[Recording]:

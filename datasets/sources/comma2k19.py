@@ -126,7 +126,7 @@ def _segment(folder: Path, source: str, archive: str, split: str, release: Relea
     route, _, number = source.partition("/")
     origin = {"route": route, "segment": int(number), "boot_time_s": float(times[0])}
     clip_id, read = f"comma2k19_{route}_{number}", partial(iterate_frames, video)
-    return Recording(clip_id, source, size, read, track, split, columns, more, camera, origin)
+    return Recording(clip_id, source, size, read, track, split, columns, more, camera, origin, video=video)
 
 
 def _fitted(values: np.ndarray, frames: int) -> np.ndarray:

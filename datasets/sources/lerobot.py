@@ -172,7 +172,7 @@ class _Dataset:
         clip_id = own if isinstance(own, str) and _plain(own) else f"lerobot_{number:06d}"
         origin = {"camera": self.camera, "episode": number, "tasks": row.get("tasks"), "clip_id": own}
         source, licence = f"episode {number}", row.get("licence")
-        return Recording(clip_id, source, size, read, track, split, boxes, {}, None, origin, licence)
+        return Recording(clip_id, source, size, read, track, split, boxes, {}, None, origin, licence, path if whole else None)
 
     def _rows(self, row: Mapping[str, Any], number: int) -> pa.Table:
         """The frames of an episode, in order; the last file is kept open, since episodes follow each other in it."""

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from drivesim.errors import UsageError
 from drivesim.io.records import DatasetError, RecordsWriter, clip_row, rows_of
-from drivesim.io.video import VideoError, VideoWriter
+from drivesim.io.video import VideoError, VideoWriter, iterate_yuv
 from drivesim.labels import CATEGORIES, LABELS, Boxes, LabelTrack, count_vehicles
 
 from ..augment import PLAIN
@@ -30,6 +30,7 @@ from ..folders import new_folder
 
 __all__ = ["Box", "Kind", "Recording", "Release", "held_out", "labelled", "within", "write_release"]
 
+Frame = TypeVar("Frame")
 LOWEST, HIDDEN = 6 / 128, 0.7
 """Boxes lower than this share of the picture, or hidden by more than that, are marked ignore, as everywhere in the format."""
 
@@ -73,7 +74,8 @@ class Recording:
 
     boxes, frames: further columns of boxes.parquet (a row per box of ``track``) and frames.parquet (a row per frame).
     camera: {"model", "fx", "fy", "cx", "cy", ...} in pixels of ``size``, None = unknown.   origin: what the clip's provenance says.
-    licence: where it is not the release's.
+    licence: where it is not the release's.   video: a file whose frames are the pictures, all of them in order, as they are: those need
+    not be drawn where they keep their size.
     """
 
     clip_id: str
@@ -87,6 +89,7 @@ class Recording:
     camera: Mapping[str, Any] | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     licence: str | None = None
+    video: Path | None = None
 
 
 @dataclass
@@ -187,9 +190,13 @@ def _write(root: Path, records: RecordsWriter, recording: Recording, target: tup
     size, video = target or even, f"videos/{recording.clip_id}.mp4"
     writer = VideoWriter(root / video, recording.track.fps, size)
     try:
-        for picture in _readable(recording, release):
-            part = picture[: even[0], : even[1]]
-            writer.write(part if size == even else PLAIN.picture(part[None], *size)[0])
+        if recording.video is not None and size == recording.size:
+            for frame in _readable(iterate_yuv(recording.video), recording, release):
+                writer.write_decoded(frame)
+        else:
+            for picture in _readable(recording.pictures(), recording, release):
+                part = picture[: even[0], : even[1]]
+                writer.write(part if size == even else PLAIN.picture(part[None], *size)[0])
         if writer.frames != len(recording.track):
             reason = f"holds {writer.frames} frames where {len(recording.track)} were expected"
             release.left_out.setdefault(recording.source, reason)
@@ -203,10 +210,10 @@ def _write(root: Path, records: RecordsWriter, recording: Recording, target: tup
     return True
 
 
-def _readable(recording: Recording, release: Release) -> Iterator[np.ndarray]:
-    """Pictures up to the first that cannot be decoded. Faults of writing pass through: they concern the disk."""
+def _readable(frames: Iterator[Frame], recording: Recording, release: Release) -> Iterator[Frame]:
+    """Frames up to the first that cannot be decoded. Faults of writing pass through: they concern the disk."""
     try:
-        yield from recording.pictures()
+        yield from frames
     except VideoError as error:
         release.left_out[recording.source] = str(error)
 

@@ -46,7 +46,7 @@ def check_records(root: str | Path, deep: bool = False) -> list[Fault]:
     records = read_records(root)
     faults = row_faults(records)
     for clip_id in dict.fromkeys(records.clips["clip_id"].dropna()):
-        if not _leaves(records, records.clip(clip_id)["video"]):
+        if not records.leaves(records.clip(clip_id)["video"]):
             faults += video_faults(records, clip_id, deep)
     return faults
 
@@ -169,7 +169,7 @@ def _clip_faults(records: DatasetRecords) -> Iterator[Fault]:
         yield from _marked(file, clips, ~(clips[name] > 0), f"{name} must be above 0; correct the row", name)
     wrong = ~((clips["duration_s"] - clips["frames"] / clips["fps"]).abs() <= 1.5 / clips["fps"]) & (clips["fps"] > 0)
     yield from _marked(file, clips, wrong, "duration_s must be frames / fps; correct the row", "duration_s")
-    leaving = pd.Series([_leaves(records, name) for name in clips["video"]], clips.index, bool)
+    leaving = pd.Series([records.leaves(name) for name in clips["video"]], clips.index, bool)
     yield from _marked(file, clips, leaving, "the video path leaves the dataset's folder; copy the video into videos/", "video")
     yield from _label_faults(file, clips, ("time_of_day", "crowdedness"))
 
@@ -205,18 +205,19 @@ def _box_faults(records: DatasetRecords) -> Iterator[Fault]:
 
 def _place_faults(file: str, rows: pd.DataFrame, records: DatasetRecords) -> Iterator[Fault]:
     """Rows that point at no clip, at no frame of it, or at another time than their frame's."""
-    clips = records.clips.drop_duplicates("clip_id").set_index("clip_id")
-    yield from _marked(file, rows, ~rows["clip_id"].isin(clips.index), "names a clip that clips.parquet lacks; remove the row")
-    known = rows[rows["clip_id"].isin(clips.index)]
-    count, fps = (known["clip_id"].map(clips[name]).astype(np.float64) for name in ("frames", "fps"))  # an empty map has no numbers
-    beyond = ~((known["frame"] >= 0) & (known["frame"] < count))
-    yield from _marked(file, known, beyond, "frame lies outside the clip; remove the row", "frame")
-    late = ~((known["timestamp_s"] - known["frame"] / fps).abs() <= 0.5 / fps) & (fps > 0) & ~beyond
-    yield from _marked(file, known, late, "timestamp_s is not within half a frame of frame / fps; correct it", "timestamp_s")
+    at = records.clip_positions(rows)
+    yield from _marked(file, rows, at < 0, "names a clip that clips.parquet lacks; remove the row")
+    count, fps = (np.append(_numbers(records.clips[name]), np.nan)[at] for name in ("frames", "fps"))
+    frame, time, known = _numbers(rows["frame"]), _numbers(rows["timestamp_s"]), at >= 0
+    beyond = known & ~((frame >= 0) & (frame < count))
+    yield from _marked(file, rows, beyond, "frame lies outside the clip; remove the row", "frame")
+    with np.errstate(divide="ignore", invalid="ignore"):  # a rate of 0 is another fault
+        late = known & (fps > 0) & ~beyond & ~(np.abs(time - frame / fps) <= 0.5 / fps)
+    yield from _marked(file, rows, late, "timestamp_s is not within half a frame of frame / fps; correct it", "timestamp_s")
 
 
-def _leaves(records: DatasetRecords, video: object) -> bool:
-    return not (records.root / str(video)).resolve().is_relative_to(records.root.resolve())
+def _numbers(values: pd.Series) -> np.ndarray:
+    return values.to_numpy(np.float64, na_value=np.nan)
 
 
 def _label_faults(file: str, rows: pd.DataFrame, names: Iterable[str]) -> Iterator[Fault]:
@@ -231,9 +232,10 @@ def _label_faults(file: str, rows: pd.DataFrame, names: Iterable[str]) -> Iterat
                 yield Fault(file, row, str(error), _clip_of(rows, row))
 
 
-def _marked(file: str, rows: pd.DataFrame, bad: pd.Series, reason: str, shown: str | None = None) -> Iterator[Fault]:
+def _marked(file: str, rows: pd.DataFrame, bad: pd.Series | np.ndarray, reason: str, shown: str | None = None) -> Iterator[Fault]:
     """One fault for each row where ``bad``; ``shown`` names the column whose value is worth printing."""
-    for row in rows.index[bad.to_numpy(bool, na_value=True)].tolist():
+    where = bad if isinstance(bad, np.ndarray) else bad.to_numpy(bool, na_value=True)
+    for row in rows.index[where].tolist():
         value = "" if shown is None else f"{shown} = {rows[shown].loc[row]!s}: "
         yield Fault(file, row, value + reason, _clip_of(rows, row))
 

@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 
 from drivesim.errors import DrivesimError
 
-__all__ = ["VideoError", "VideoInfo", "count_frames", "iterate_frames", "probe", "read_frames"]
+__all__ = ["Converter", "VideoError", "VideoInfo", "all_frames", "count_frames", "iterate_frames", "opened", "probe", "read_frames"]
 
 Size = tuple[int, int]  # (height, width)
 
@@ -48,7 +48,7 @@ class VideoInfo:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """An open file and the units of its clock: a frame with ``pts`` p is shown (p - start) * time_base seconds after the first."""
 
     path: Path
@@ -74,7 +74,7 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: missing, empty, unreadable, without a picture, or without a positive frame rate.
     """
-    with _opened(path) as source:
+    with opened(path) as source:
         frames = source.stream.frames or _packets(source)
         rate, width, height = source.rate, source.stream.width, source.stream.height
         return VideoInfo(float(rate), frames, height, width, float(frames / rate), rate)
@@ -86,8 +86,8 @@ def count_frames(path: str | Path, decode: bool = False) -> int:
     Raises:
         VideoError: unreadable, or (``decode``) damaged anywhere.
     """
-    with _opened(path) as source:
-        return sum(1 for _ in _all_frames(source)) if decode else _packets(source)
+    with opened(path) as source:
+        return sum(1 for _ in all_frames(source)) if decode else _packets(source)
 
 
 def iterate_frames(path: str | Path, size: Size | None = None) -> Iterator[np.ndarray]:
@@ -96,9 +96,9 @@ def iterate_frames(path: str | Path, size: Size | None = None) -> Iterator[np.nd
     Raises:
         VideoError: unreadable, truncated or damaged.
     """
-    with _opened(path) as source:
-        convert = _Converter(source, size)
-        for frame in _all_frames(source):
+    with opened(path) as source:
+        convert = Converter(source, size)
+        for frame in all_frames(source):
             yield convert(frame, np.empty((*convert.size, 3), np.uint8))
 
 
@@ -123,12 +123,12 @@ def read_frames(
     Raises:
         VideoError: unreadable, truncated or damaged video, or no frame within the tolerance of a time.
     """
-    with _opened(path) as source:
+    with opened(path) as source:
         if source.stream.height * source.stream.width <= 256 * 512:
             source.stream.codec_context.thread_count = 1  # starting threads costs more than they save, and workers have none to spare
         ticks = _wanted_ticks(source, timestamps_s, indices)
         slack = source.interval / 2 if tolerance is None else tolerance / float(source.time_base)
-        convert = _Converter(source, size)
+        convert = Converter(source, size)
         frames = np.empty((len(ticks), *convert.size, 3), np.uint8)
         order = np.argsort(ticks, kind="stable")
         for slot, frame in zip(order, _pick(source, ticks[order].tolist(), slack), strict=True):
@@ -137,7 +137,7 @@ def read_frames(
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[_Source]:
+def opened(path: str | Path) -> Iterator[Source]:
     """Open a video for reading; every FFmpeg error inside the block becomes a VideoError naming the file."""
     path = Path(path)
     if not path.is_file():
@@ -152,7 +152,7 @@ def _opened(path: str | Path) -> Iterator[_Source]:
         raise VideoError(f"{path}: unreadable, truncated or damaged video ({reason}); copy or render it again") from error
 
 
-def _source(path: Path, container: InputContainer) -> _Source:
+def _source(path: Path, container: InputContainer) -> Source:
     if not container.streams.video:
         raise VideoError(f"{path}: holds no video stream")
     stream = container.streams.video[0]
@@ -162,14 +162,14 @@ def _source(path: Path, container: InputContainer) -> _Source:
     if not (stream.width and stream.height):
         raise VideoError(f"{path}: the video stream has no picture size; it is damaged")
     stream.thread_type = "SLICE"
-    return _Source(path, container, stream, Fraction(rate), stream.time_base, stream.start_time or 0, (stream.height, stream.width))
+    return Source(path, container, stream, Fraction(rate), stream.time_base, stream.start_time or 0, (stream.height, stream.width))
 
 
-def _packets(source: _Source) -> int:
+def _packets(source: Source) -> int:
     return sum(1 for packet in source.container.demux(source.stream) if packet.size and not packet.is_corrupt)
 
 
-def _all_frames(source: _Source) -> Iterator[VideoFrame]:
+def all_frames(source: Source) -> Iterator[VideoFrame]:
     """Decode from the first frame to the last; several threads, since nothing is skipped. A file cut short ends with an error."""
     source.stream.thread_type = "AUTO"
     promised = len(_index(source)) or source.stream.frames
@@ -183,12 +183,12 @@ def _all_frames(source: _Source) -> Iterator[VideoFrame]:
         raise VideoError(f"{source.path}: truncated after {held} of {promised} frames; copy or render the video again")
 
 
-def _index(source: _Source) -> Sequence[Any]:
+def _index(source: Source) -> Sequence[Any]:
     """The container's own list of frames (MP4) or keyframes; older PyAV does not tell it."""
     return getattr(source.stream, "index_entries", ())
 
 
-def _sound(source: _Source, frame: VideoFrame, number: int | None = None) -> VideoFrame:
+def _sound(source: Source, frame: VideoFrame, number: int | None = None) -> VideoFrame:
     where = f"at {source.seconds(frame.pts or 0):.3f} s" if number is None else f"{number}"
     if frame.is_corrupt:
         raise VideoError(f"{source.path}: frame {where} is damaged; copy or render the video again")
@@ -199,7 +199,7 @@ def _sound(source: _Source, frame: VideoFrame, number: int | None = None) -> Vid
 
 
 def _wanted_ticks(
-    source: _Source, timestamps_s: Sequence[float] | np.ndarray | None, indices: Sequence[int] | np.ndarray | None
+    source: Source, timestamps_s: Sequence[float] | np.ndarray | None, indices: Sequence[int] | np.ndarray | None
 ) -> np.ndarray:
     if (timestamps_s is None) == (indices is None):
         raise TypeError("read_frames takes either timestamps_s or indices")
@@ -211,7 +211,7 @@ def _wanted_ticks(
     return source.start + times / float(source.time_base)
 
 
-def _pick(source: _Source, ticks: list[float], slack: float) -> Iterator[VideoFrame]:
+def _pick(source: Source, ticks: list[float], slack: float) -> Iterator[VideoFrame]:
     """The frame nearest to each of the rising ``ticks``; a frame within an eighth of an interval is taken without a look at the next."""
     for run in _runs(source, ticks):
         waiting, before = iter(run), None
@@ -228,7 +228,7 @@ def _pick(source: _Source, ticks: list[float], slack: float) -> Iterator[VideoFr
             wanted = next(waiting, None)
 
 
-def _nearest(source: _Source, frames: Iterable[VideoFrame | None], wanted: float, slack: float) -> VideoFrame:
+def _nearest(source: Source, frames: Iterable[VideoFrame | None], wanted: float, slack: float) -> VideoFrame:
     best = min((frame for frame in frames if frame is not None), key=lambda frame: abs(_tick(frame) - wanted), default=None)
     if best is None or abs(_tick(best) - wanted) > slack * (1 + 1e-9) + 1:  # one tick: times are rounded to the file's clock
         length = f"its header tells of {source.stream.frames} frames, {float(source.stream.frames / source.rate):.3f} s"
@@ -244,7 +244,7 @@ def _tick(frame: VideoFrame) -> int:
     return frame.pts
 
 
-def _runs(source: _Source, ticks: list[float]) -> Iterator[list[float]]:
+def _runs(source: Source, ticks: list[float]) -> Iterator[list[float]]:
     """Cut the wanted ticks where a keyframe lies well between two of them: skipping to it is cheaper than decoding up to it."""
     keys = [entry.timestamp for entry in _index(source) if entry.is_keyframe] if len(ticks) > 1 else []
     margin = 4 * source.interval  # the index counts decoding time, which runs ahead of showing time by the depth of reordering
@@ -258,7 +258,7 @@ def _runs(source: _Source, ticks: list[float]) -> Iterator[list[float]]:
         yield run
 
 
-def _decode_near(source: _Source, ticks: list[float], slack: float) -> Iterator[VideoFrame]:
+def _decode_near(source: Source, ticks: list[float], slack: float) -> Iterator[VideoFrame]:
     """Decode from the keyframe before ``ticks[0]`` on. Frames that no other refers to are skipped unless a tick may want them."""
     decoder, skipping = source.stream.codec_context, False
     decoder.skip_frame = "DEFAULT"
@@ -271,7 +271,7 @@ def _decode_near(source: _Source, ticks: list[float], slack: float) -> Iterator[
         yield from (frame for frame in packet.decode() if frame.pts is not None)
 
 
-def _packets_from(source: _Source, tick: float) -> Iterator[Packet]:
+def _packets_from(source: Source, tick: float) -> Iterator[Packet]:
     """Packets from a keyframe shown at or before ``tick``. Seeking goes by decoding time and may land late: then step further back."""
     target, step = tick, source.interval
     while True:
@@ -284,10 +284,10 @@ def _packets_from(source: _Source, tick: float) -> Iterator[Packet]:
         target, step = target - step, step * 2
 
 
-class _Converter:
+class Converter:
     """Decoded frame -> uint8 RGB rows, with one libswscale context for all frames."""
 
-    def __init__(self, source: _Source, size: Size | None) -> None:
+    def __init__(self, source: Source, size: Size | None) -> None:
         self.size = size or source.size
         self.interpolation = "BILINEAR" if size is None else "AREA"
         self.reformatter = VideoReformatter()

@@ -19,6 +19,7 @@ from types import TracebackType
 import av
 import numpy as np
 from av.container import OutputContainer
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from .atomic import part_of, publish
@@ -70,10 +71,20 @@ class VideoWriter:
         frames = checked(self.path, frames, self.size)
         with writing(self.path):
             for picture in frames:
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-                frame.pts, frame.time_base = self.frames, 1 / self.rate
-                self._container.mux(self._stream.encode(frame))
-                self.frames += 1
+                self._append(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
+
+    def write_decoded(self, frame: VideoFrame) -> None:
+        """Append a frame as ``iterate_yuv`` yields it; it becomes the encoder's and its time is overwritten."""
+        if (frame.height, frame.width) != self.size:
+            raise VideoError(f"{self.path}: frames must be {self.size[0]}x{self.size[1]}, got {frame.height}x{frame.width}")
+        frame.pict_type = PictureType.NONE  # a decoded frame asks for the kind it had; the encoder is to choose
+        with writing(self.path):
+            self._append(frame)
+
+    def _append(self, frame: VideoFrame) -> None:
+        frame.pts, frame.time_base = self.frames, 1 / self.rate
+        self._container.mux(self._stream.encode(frame))
+        self.frames += 1
 
     def close(self) -> None:
         """Finish the file and let it appear. A video without frames is refused."""

@@ -8,6 +8,7 @@ video, nor what a window is.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -60,13 +61,32 @@ class DatasetRecords:
         Raises:
             DatasetError: the path leaves the dataset's folder.
         """
-        path = self.root / str(self.clip(clip_id)["video"])
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        video = self._videos[clip_id] if clip_id in self._videos else self.clip(clip_id)["video"]
+        if self.leaves(video):
             raise DatasetError(
-                f"{self.root / 'clips.parquet'}: clip {clip_id!r}: the video path {self.clip(clip_id)['video']!r} leaves the dataset's "
-                "folder; copy the video into videos/"
+                f"{self.root / 'clips.parquet'}: clip {clip_id!r}: the video path {video!r} leaves the dataset's folder; copy the video "
+                "into videos/"
             )
-        return path
+        return self.root / str(video)
+
+    def leaves(self, video: object) -> bool:
+        """Whether a path as clips.parquet has it lies outside the dataset's folder, links followed. Folders are looked at once."""
+        path = os.path.join(self.root, str(video))  # text, since pathlib takes longer than the disk
+        folder, name = os.path.split(path)
+        if name in ("", ".", "..") or os.path.islink(path):
+            return not Path(path).resolve().is_relative_to(self.root.resolve())
+        if folder not in self._outside:
+            self._outside[folder] = not Path(folder).resolve().is_relative_to(self.root.resolve())
+        return self._outside[folder]
+
+    def clip_positions(self, rows: pd.DataFrame) -> np.ndarray:
+        """Of rows of any table the position of their clip (of the first with its id) in ``clips``, int64 (rows,); -1 = there is none.
+
+        Every different id is looked up once: comparing text row by row takes longer than all the rest of reading a large dataset.
+        """
+        codes, ids = pd.factorize(rows["clip_id"])
+        first = {clip_id: position for position, clip_id in reversed(list(enumerate(self.clips["clip_id"])))}
+        return np.array([*(first.get(clip_id, -1) for clip_id in ids), -1], np.int64)[codes]
 
     def boxes_of(self, clip_id: str) -> pd.DataFrame:
         """The clip's rows of boxes.parquet."""
@@ -76,6 +96,14 @@ class DatasetRecords:
         """The clip's rows of frames.parquet, by frame; None when there are none."""
         rows = self._frame_rows.get(clip_id)
         return None if self.frames is None or rows is None else self.frames.iloc[rows].sort_values("frame")
+
+    @cached_property
+    def _videos(self) -> dict[Any, Any]:
+        return dict(zip(reversed(self.clips["clip_id"].tolist()), reversed(self.clips["video"].tolist()), strict=True))
+
+    @cached_property
+    def _outside(self) -> dict[str, bool]:
+        return {}
 
     @cached_property
     def _clip_rows(self) -> Mapping[Any, np.ndarray]:
