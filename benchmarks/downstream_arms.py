@@ -35,8 +35,8 @@ ARMS: dict[str, Arm] = {
     "simulated": Arm("N + all other simulated drives, mixed as there are frames", "simulated"),
 }
 WAYS = tuple(name for name, arm in ARMS.items() if arm.extra == "generated")
-CHOSEN = "generated_first"
-RUNNER_UP = "generated_quarter"
+CHOSEN = "nights_half"
+RUNNER_UP = "generated"
 """Second on the validation split: shown beside the chosen way, so that nobody has to wonder whether the answer hangs on the choice."""
 SHOWN = ("plain", "augmented", CHOSEN, RUNNER_UP, "simulated")
 COMPARISONS = ((CHOSEN, "augmented"), (RUNNER_UP, "augmented"), ("simulated", "augmented"), ("augmented", "plain"), (CHOSEN, "simulated"))

@@ -95,15 +95,18 @@ class _Writer:
         self.slots = max(2, most)  # LeRobot takes a feature of one number for a scalar
         self.episodes: list[dict[str, Any]] = []
         self.stats: list[dict[str, Stats]] = []
-        self.pixels: dict[str, np.ndarray] = {}
+        self.pixels: dict[str, np.ndarray | None] = {}
         self.frames = self.boxes = self.file = 0
         self._parquet: pq.ParquetWriter | None = None
 
     def add_clips(self, clips: Sequence[OutgoingClip]) -> None:
         """Copy the clips' videos while they are looked at and their rows are written; what turns out to be damaged is taken back."""
         with ThreadPoolExecutor(COPIES + 1) as pool:
+            seen = pool.map(self._pixels, looked_at := _spread(clips))
             copies = [pool.submit(self._copy, list(enumerate(clips))[part::COPIES]) for part in range(COPIES)]
-            sound = self._looked_at([clip for clip in clips if self._is_sound(clip)], pool)
+            sound = [clip for clip in clips if self._is_sound(clip)]
+            self.pixels = {clip.clip_id: pixels for clip, pixels in zip(looked_at, seen, strict=True)}
+            sound = [clip for clip in sound if self._shows(clip)]
             for start in range(0, len(sound), BATCH):
                 self._add_batch(sound[start : start + BATCH], pool)
             for copy in copies:
@@ -140,20 +143,15 @@ class _Writer:
             self.footage.unreadable.append(clip.clip_id)
         return sound
 
-    def _looked_at(self, clips: list[OutgoingClip], pool: Executor) -> list[OutgoingClip]:
-        """Keep some pixels of some frames of some clips, as LeRobot does; returns the clips without those that turn out to be damaged."""
-        chosen = np.unique(np.linspace(0, len(clips) - 1, EPISODES).round().astype(np.int64)).tolist() if clips else []
-        damaged = set()
-        for number, pixels in zip(chosen, pool.map(self._pixels, [clips[number] for number in chosen]), strict=True):
-            if pixels is None:
-                self.footage.unreadable.append(clips[number].clip_id)
-                damaged.add(number)
-            else:
-                self.pixels[clips[number].clip_id] = pixels
-        return [clip for number, clip in enumerate(clips) if number not in damaged]
+    def _shows(self, clip: OutgoingClip) -> bool:
+        """Whether a clip whose pictures were looked at has any; the others are believed."""
+        if clip.clip_id in self.pixels and self.pixels[clip.clip_id] is None:
+            self.footage.unreadable.append(clip.clip_id)
+            return False
+        return True
 
     def _pixels(self, clip: OutgoingClip) -> np.ndarray | None:
-        """(n, 3) in 0..1; None = the video is damaged."""
+        """Some pixels of some frames, as LeRobot looks at them: (n, 3) in 0..1; None = the video is damaged."""
         places = np.unique(np.linspace(0, len(clip.track) - 1, LOOKED_AT).round().astype(np.int64))
         step = max(1, min(self.size) // 32)
         try:
@@ -221,16 +219,17 @@ class _Writer:
         (meta / "episodes" / "chunk-000").mkdir(parents=True)
         parts = {name: [part[name] for part in self.stats] for name in self.stats[0]}
         stats: dict[str, Stats] = {name: {key: np.concatenate([part[key] for part in of]) for key in KEYS} for name, of in parts.items()}
-        seen = {number: self.pixels[row["clip_id"]] for number, row in enumerate(self.episodes) if row["clip_id"] in self.pixels}
+        found = [(number, self.pixels.get(row["clip_id"])) for number, row in enumerate(self.episodes)]
+        seen = {number: pixels for number, pixels in found if pixels is not None}
         stats[CAMERA] = picture_stats(seen, len(self.episodes))
         table = pa.Table.from_pylist(self.episodes)
-        for name, found in stats.items():
+        for name, of in stats.items():
             for key in KEYS:
-                table = table.append_column(f"stats/{name}/{key}", _lists(found[key], name == CAMERA and key != "count"))
+                table = table.append_column(f"stats/{name}/{key}", _lists(of[key], name == CAMERA and key != "count"))
         pq.write_table(table, meta / "episodes" / "chunk-000" / "file-000.parquet")
         pd.DataFrame({"task_index": range(len(TASKS))}, index=pd.Index(TASKS, name="task")).to_parquet(meta / "tasks.parquet")
-        whole = {name: {key: _lists(value, name == CAMERA and key != "count").to_pylist()[0] for key, value in merged(found).items()}
-                 for name, found in stats.items()}  # fmt: skip
+        whole = {name: {key: _lists(value, name == CAMERA and key != "count").to_pylist()[0] for key, value in merged(of).items()}
+                 for name, of in stats.items()}  # fmt: skip
         (meta / "stats.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
         (meta / "info.json").write_text(json.dumps(self._info(), indent=1), encoding="utf-8")
 
@@ -260,6 +259,11 @@ class _Writer:
             "boxes_known": _feature("bool", 1), **crowd, "timestamp": _feature("float32", 1),
             **{name: _feature("int64", 1) for name in ("frame_index", "episode_index", "index", "task_index")},
         }  # fmt: skip
+
+
+def _spread(clips: Sequence[OutgoingClip]) -> list[OutgoingClip]:
+    """Some clips, evenly spread."""
+    return [clips[number] for number in np.unique(np.linspace(0, len(clips) - 1, EPISODES).round().astype(np.int64))] if clips else []
 
 
 def _feature(dtype: str, numbers: int, names: list[str] | None = None) -> dict[str, Any]:
