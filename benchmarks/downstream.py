@@ -1,19 +1,21 @@
 """Does training on generated clips help a detector? A few labelled clips, against the same with generated ones added.
 
     python benchmarks/downstream.py clips --out runs/downstream/generated
-    python benchmarks/downstream.py run --split val --counts 4 --seeds 100 --data SIM --generated runs/downstream/generated \\
-        --only augmented generated generated_quarter generated_half generated_first --work runs/downstream/val
+    python benchmarks/downstream.py run --split val --counts 4 --seeds 100 101 102 103 --data SIM --generated runs/downstream/generated \\
+        --only augmented generated generated_quarter generated_half generated_first nights_half nights_quarter --work runs/downstream/val
     python benchmarks/downstream.py run --data SIM --held-out SIM SIM_LONG --real REAL --generated runs/downstream/generated \\
         --work runs/downstream/test
-    python benchmarks/downstream.py run --steps 3000 --counts 4 --seeds 0 1 2 --only augmented generated_first --data SIM \\
+    python benchmarks/downstream.py run --counts 4 --seeds 5 6 7 8 9 10 11 --only augmented nights_half simulated --data SIM \\
+        --held-out SIM SIM_LONG --real REAL --generated runs/downstream/generated --work runs/downstream/test
+    python benchmarks/downstream.py run --steps 3000 --counts 4 --seeds 0 1 2 --only augmented nights_half --data SIM \\
         --held-out SIM SIM_LONG --generated runs/downstream/generated --work runs/downstream/long
     python benchmarks/downstream.py table --work runs/downstream/test --val runs/downstream/val --longer runs/downstream/long
 
 ``run`` trains one small detector after the other from first weights of its own: ``--counts`` N labelled drives, a quarter of them by
 night, and what ``downstream_arms`` adds to them. All see equally many frames in equally many steps. A seed draws the drives, the first
 weights and the order; every arm of a seed has the same ones. Each finished one is a file ``WORK/results/ARM-N-SEED.json`` and is not
-made again, so a run may be stopped at any time. How generated frames are mixed in follows from the validation split (``--val``) and
-a seed that the table does not hold. ``table`` makes JSON, Markdown and a plot from what is there.
+made again, so a run may be stopped at any time, and several processes may share the seeds. How generated frames are mixed in follows
+from the validation split (``--val``) and seeds that the table does not hold. ``table`` makes JSON, Markdown and a plot from what is there.
 
 Simulated and recorded clips are judged apart, recorded ones that the generator was trained on apart from those that it was not. The
 detector that judges generated video (docs/model-card-detector.md) plays no part here: nothing is filtered and nothing is scored by it.
@@ -187,7 +189,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parts = parser.add_subparsers(dest="command", required=True)
     first = parts.add_parser("clips", help="make generated clips that are not there yet")
     first.add_argument("--out", type=Path, required=True)
-    first.add_argument("--clips", type=int, default=40)
+    first.add_argument("--clips", type=int, default=240)
     first.add_argument("--frames", type=int, default=Wish().frames, help="of each, at 7.5 fps")
     first.add_argument("--checkpoint", default=Wish().checkpoint)
     first.add_argument("--quality", default=None, help="default: the checkpoint's")

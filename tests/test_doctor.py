@@ -94,3 +94,11 @@ def test_the_rate_is_a_rate() -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(12.4, "12 s"), (119, "119 s"), (600, "10 min"), (7200, "2 hours"), (864000, "10 days")])
 def test_durations(seconds: float, shown: str) -> None:
     assert doctor._long(seconds) == shown
+
+
+def test_what_was_fetched_is_counted(tmp_path: Path) -> None:
+    assert doctor.fetched(tmp_path / "none") == doctor.fetched(tmp_path) == "none are kept"
+    (tmp_path / "state").mkdir()
+    with (tmp_path / "state" / "clip.mp4").open("wb") as file:
+        file.truncate(3 * 2**29)  # takes no room
+    assert doctor.fetched(tmp_path) == f"1.5 GiB in {tmp_path}, which may be removed to free it"

@@ -27,6 +27,7 @@ from drivesim.commands.config import as_override, compose
 from drivesim.commands.presets import untrained
 from drivesim.errors import DrivesimError
 from drivesim.io.checkpoints import NETWORKS, WEIGHTS, Checkpoint, CheckpointError, file_hash, load_checkpoint
+from drivesim.io.fetching import cache_folder
 from drivesim.io.video import write_video
 from drivesim.simulation.budget import EFFICIENCY, MEASURED, peak, shown
 from drivesim.simulation.cost import Costs, described
@@ -81,7 +82,14 @@ def machine(device: torch.device) -> Iterator[tuple[str, str]]:
         yield f"gpu {number}", f"{torch.cuda.get_device_name(number)}, {whole / GIB:.1f} GiB, {room / GIB:.1f} GiB free"
     yield "used here", str(device)
     yield "disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free in {Path.cwd()}"
+    yield "fetched datasets", fetched(cache_folder())
     yield "h264 (x264)", encodes()
+
+
+def fetched(folder: Path) -> str:
+    """What copies of datasets that lie elsewhere take of the disk; nothing removes them but their owner."""
+    held = [path.stat().st_size for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    return f"{sum(held) / GIB:.1f} GiB in {folder}, which may be removed to free it" if held else "none are kept"
 
 
 def memory() -> tuple[int, int]:
