@@ -253,6 +253,7 @@ def test_only_common_seeds_are_paired_and_what_was_not_asked_for_is_left_out() -
     ("gains", "verdict", "said"),
     [
         ((0.05, 0.051, 0.049), "Yes, the target is met.", "+5.0 ± 0.2 points with 4"),
+        ((0.04, 0.031, 0.029), "Yes, the target is met in the mean; the interval reaches below it.", "+3.3 ± 1.5 points with 4"),
         ((0.02, 0.021, 0.019), "A little: the target is missed.", "+2.0 ± 0.2 points with 4"),
         ((-0.05, -0.051, -0.049), "No, it hurts", "-5.0 ± 0.2 points with 4"),
         ((0.3, -0.1, 0.0), "No gain was found", "(may be nothing) points with 4"),
