@@ -100,6 +100,7 @@ def rounds_of(plain: Callable[[Path], Any], ours: Callable[[Path], Any], rounds:
     for turn in range(rounds + 1):
         for side, run in enumerate((plain, ours)):
             out = folder / f"side{side}"
+            os.sync()  # or one side pays for what the other left to be written
             start = time.perf_counter()
             run(out)
             seconds[turn, side] = time.perf_counter() - start
