@@ -29,7 +29,7 @@ from drivesim.simulation.simulator import Simulator
 __all__ = ["CROWDEDNESS", "FRAMES", "Wish", "make"]
 
 FPS, FRAMES = 7.5, 37
-"""A first keyframe and nine of one window, with what lies between them: 4.9 s. Other scenes teach more than more of the same scene."""
+"""A first keyframe and nine of one window, with what lies between them: 4.9 s; short, so that the same frames show more scenes."""
 CROWDEDNESS = (1.0, 3.0, 5.0, 8.0, 12.0)
 """Vehicles asked for, by turns."""
 STAMP = "asked.json"
