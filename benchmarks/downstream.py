@@ -80,8 +80,7 @@ class Workshop:
         if arm.extra is None:
             return None
         if arm.extra == "generated":
-            lights = None if arm.light is None else self._of_light(self.generated, arm.light)
-            return Kept(self.generated, None, lights, memory=self.memory)
+            return Kept(self.generated, None, self._generated_by(arm.light), memory=self.memory)
         nights = nights_of(most)
         labelled = set(drives_for(self.listed, most - nights, nights, seed))
         others = [name for name in self.listed.clip_ids if name not in labelled]
@@ -89,9 +88,9 @@ class Workshop:
             raise UsageError(f"{self.data}: no drive is left to add beside {most} labelled ones; ask for a smaller --most")
         return Kept(self.data, "train", others, math.ceil(self.plan.extra_frames / len(others)), self.memory)
 
-    def _of_light(self, root: Path, light: str) -> list[str]:
-        table = Kept(root, None).records.clips
-        return [str(name) for name in table[table["time_of_day"] == light]["clip_id"]]
+    def _generated_by(self, light: str | None) -> list[str] | None:
+        table = Kept(self.generated, None).records.clips
+        return None if light is None else [str(name) for name in table[table["time_of_day"] == light]["clip_id"]]
 
     def made(self, name: str, count: int, seed: int, most: int) -> dict[str, Any]:
         """Train one and judge it: exam -> light -> average precision, and what it saw and took."""

@@ -12,8 +12,8 @@ __all__ = ["ARMS", "CHOSEN", "COMPARISONS", "RUNNER_UP", "SHOWN", "WAYS", "Arm",
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train. extra: generated | simulated clips that are added, None = none.   light: of generated ones only those by night,
-    None = all.   augmented, share, first: as of a Recipe."""
+    """One way to train. extra: generated | simulated clips that are added, None = none.   light: of generated ones only those of this
+    time of day, None = all.   augmented, share, first: as of a Recipe."""
 
     about: str
     extra: str | None = None

@@ -159,12 +159,14 @@ def test_clips_of_another_rate_are_left_out_and_told(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_clip_costs_only_itself(tmp_path: Path) -> None:
-    clips = write_clips(tmp_path / "clips", [track_of(4, []), track_of(4, [])])
-    video = clips / "videos" / "0.mp4"
-    video.write_bytes(video.read_bytes()[:900])
-    assert export_lerobot(clips, tmp_path / "lerobot")["clips that cannot be read"] == ["clip0"]
-    assert [episode["clip_id"] for episode in Reader(tmp_path / "lerobot").episodes] == ["clip1"]
-    assert len(list((tmp_path / "lerobot").rglob("*.mp4"))) == 1
+    clips = write_clips(tmp_path / "clips", [track_of(4, []), track_of(4, []), track_of(4, [])])
+    videos = [clips / "videos" / f"{number}.mp4" for number in range(3)]
+    videos[1].write_bytes(videos[1].read_bytes()[:900])
+    assert export_lerobot(clips, tmp_path / "lerobot")["clips that cannot be read"] == ["clip1"]
+    assert [episode["clip_id"] for episode in Reader(tmp_path / "lerobot").episodes] == ["clip0", "clip2"]
+    copies = sorted((tmp_path / "lerobot").rglob("*.mp4"))
+    assert [path.name for path in copies] == ["file-000.mp4", "file-001.mp4"]
+    assert [path.read_bytes() for path in copies] == [videos[0].read_bytes(), videos[2].read_bytes()], "each where its episode looks for it"
 
 
 def test_the_command_line_exports_it(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

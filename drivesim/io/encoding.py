@@ -74,7 +74,11 @@ class VideoWriter:
                 self._append(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
 
     def write_decoded(self, frame: VideoFrame) -> None:
-        """Append a frame as ``iterate_yuv`` yields it; it becomes the encoder's and its time is overwritten."""
+        """Append a frame as ``iterate_yuv`` yields it; it becomes the encoder's and its time is overwritten.
+
+        Raises:
+            VideoError: another size, or a disk that is full or read-only.
+        """
         if (frame.height, frame.width) != self.size:
             raise VideoError(f"{self.path}: frames must be {self.size[0]}x{self.size[1]}, got {frame.height}x{frame.width}")
         frame.pict_type = PictureType.NONE  # a decoded frame asks for the kind it had; the encoder is to choose

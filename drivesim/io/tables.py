@@ -99,10 +99,12 @@ class DatasetRecords:
 
     @cached_property
     def _videos(self) -> dict[Any, Any]:
+        """Of every clip id, of the first clip that has it."""
         return dict(zip(reversed(self.clips["clip_id"].tolist()), reversed(self.clips["video"].tolist()), strict=True))
 
     @cached_property
     def _outside(self) -> dict[str, bool]:
+        """Folder that was looked at -> whether it lies outside."""
         return {}
 
     @cached_property
