@@ -2,8 +2,8 @@
 
 The distance of clips says how far the mean looks of made and of recorded ones lie apart, and in which direction, but not what it means. So
 recordings are damaged in known ways, and each damage moves their mean look in a direction of its own. The cosine between the two says how
-like the fault is to that damage: 1 = the same fault, 0 = another one altogether. Beside it stands how various clips are left. This file
-does not know how clips are made.
+like the fault is to that damage: 1 = the same fault, 0 = another one altogether. Beside it stands how various clips are left, and, without
+any network, how strong waves of which length are over those of recordings. This file does not know how clips are made.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from mini_quality_stages import recorded_frames
 from drivesim.eval.corruptions import CORRUPTIONS, PictureCorruption, corrupt
 from drivesim.eval.footage import Footage
 from drivesim.eval.networks.lite0 import TRACK
+from drivesim.eval.signals import LUMA
 
-__all__ = ["DAMAGE", "beside_damage", "look"]
+__all__ = ["DAMAGE", "OCTAVES", "beside_damage", "look", "strengths"]
+
+OCTAVES = ((2, 4), (4, 8), (8, 16), (16, 32), (32, 64))
+"""Lengths of waves in pixels, from and below, whatever their direction."""
 
 Damage = Callable[[np.ndarray], np.ndarray]
 """uint8 frames (t, h, w, 3) -> the same, damaged."""
@@ -68,7 +72,22 @@ def look(bench: Bench, pair: Pair, task: Task) -> dict[str, Any]:
     told = {name: beside_damage(sides.made.values, sides.recorded.values, _seen(bench, name, chosen, recorded, damage))
             for name, damage in DAMAGE.items()}  # fmt: skip
     rest = beside_damage(sides.made.values, sides.recorded.values, sides.recorded.values)
-    return {"look": rest["look"], "various": rest["made_various"], "damage": told, "n": len(sides.made), "quality": pair.settings.quality}
+    shown = (np.mean([strengths(shot.read()) ** 2 for shot in CLIPS.shots(pair.made)], axis=0),
+             np.mean([strengths(frames) ** 2 for frames in recorded], axis=0))  # fmt: skip
+    waves = {f"{low} to {high}": float(ratio) for (low, high), ratio in zip(OCTAVES, np.sqrt(shown[0] / shown[1]), strict=True)}
+    return {"look": rest["look"], "various": rest["made_various"], "damage": told, "waves": waves, "n": len(sides.made),
+            "quality": pair.settings.quality}  # fmt: skip
+
+
+def strengths(frames: np.ndarray) -> np.ndarray:
+    """Root mean square of the waves of each of ``OCTAVES`` in the luma of uint8 frames (t, h, w, 3): float64 (5,). Frames fade to grey at
+    their borders (Hann), which would otherwise be edges themselves."""
+    luma = frames.astype(np.float32) @ LUMA
+    height, width = luma.shape[1:]
+    faded = (luma - luma.mean((1, 2), keepdims=True)) * np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
+    power = (np.abs(np.fft.fft2(faded)) ** 2).mean(0) / (height * width) ** 2
+    waves = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    return np.sqrt([power[(waves > 1 / high) & (waves <= 1 / low)].sum() for low, high in OCTAVES])
 
 
 def _seen(bench: Bench, name: str, chosen: list[Span], recorded: list[np.ndarray], damage: Damage) -> np.ndarray:

@@ -168,6 +168,8 @@ def _look(found: Found) -> Iterator[Row]:
     for name, told in found["damage"].items():
         note = f"recordings moved by {_plain(told['moved'])}, {_plain(told['various'])} times as various"
         yield Row("look", f"cosine with {name}", told["cosine"], note=note)
+    for length, ratio in found.get("waves", {}).items():  # not measured by an earlier version
+        yield Row("look", f"waves of {length} pixels, over those of recordings", ratio, note="root mean square of luma")
 
 
 def _long(found: Found) -> Iterator[Row]:

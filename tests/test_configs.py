@@ -137,8 +137,9 @@ def test_rds_on_the_meta_device(stage: str):
 
 @pytest.mark.parametrize("first_stage", ["latent", "pixel"])
 def test_toy_from_clips_to_a_checkpoint_folder(first_stage: str, clips: Path, tmp_path: Path):
-    """The five commands of the README, two steps each."""
-    quick = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1", "module.optimization.warmup_steps=1"]
+    """The five commands of the README and all others, two steps each. Operations are not counted: slow, and tested elsewhere."""
+    quick = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1", "module.optimization.warmup_steps=1",
+             "~callbacks.throughput"]  # fmt: skip
     for stage in STAGES[:-1]:
         one_call = stage in ("1_autoencoder", "5_decoder") or stage.endswith(("_fast", "_frames"))
         sampling = [] if one_call else ["module.sampling_steps=2"]

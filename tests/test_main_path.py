@@ -22,7 +22,7 @@ from drivesim.io.video import iterate_frames, probe
 STAGES = ("1_autoencoder", "2_image", "3_prediction", "4_interpolation", "5_decoder")
 SHORT = (
     "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1",
-    "callbacks.last.every_n_steps=2", "callbacks.pictures.windows=1",
+    "callbacks.last.every_n_steps=2", "callbacks.pictures.windows=1", "~callbacks.throughput",
 )  # fmt: skip
 SECONDS = 4.0
 

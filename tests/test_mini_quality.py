@@ -25,7 +25,8 @@ from drivesim.io.video import write_video
 from drivesim.models.detector import Detections
 
 rollouts, sets, distances = (benchmark(name) for name in ("held_out_rollouts", "mini_quality_sets", "mini_quality_distances"))
-labels, table, mini_quality = (benchmark(name) for name in ("mini_quality_labels", "mini_quality_table", "mini_quality"))
+labels, looks, table = (benchmark(f"mini_quality_{name}") for name in ("labels", "look", "table"))
+mini_quality = benchmark("mini_quality")
 DRIVES = [f"drive{number % 5}" for number in range(40)]
 
 
@@ -199,13 +200,18 @@ def test_a_train_side_that_is_too_small_or_the_same_is_refused(world: Path, tmp_
 # all parts, and their table
 
 
-def test_every_part_is_made_once_and_kept(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_part_is_made_once_and_kept(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage = {name: looks.DAMAGE[name] for name in ("blur 2", "light times 1.15")}  # each damage has its own test
+    monkeypatch.setattr(looks, "DAMAGE", damage)
     out, work = tmp_path / "table.json", tmp_path / "work"
     mini_quality.main(words(world, work, "--real", world / "seen", "--out", out))
     said, written = capsys.readouterr().out, json.loads(out.read_text())
     parts = {row["part"] for row in written["rows"]}
     good, long = {"good, 0 context", "good, 2 context"}, {"long", "long, day", "long, night"}
     assert parts == {*good, "fast", "labels", "guidance", "stages", "look", *long}
+    assert {"cosine with blur 2", "waves of 2 to 4 pixels, over those of recordings"} <= {row["what"] for row in written["rows"]}
     assert {row["met"] for row in written["rows"] if "made over train" in row["what"]} == {None}  # 4 windows say nothing
     assert "fvd_lite0, made over train, first 10 s (2.27 s spans)" in said and "cost of a frame, fast over full" in said
     assert set(written["parts"]) == set(mini_quality.PARTS) and written["parts"]["fast"]["found"]["cost"]["fast"]["calls"]["keyframes"] == 1

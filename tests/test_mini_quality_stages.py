@@ -109,6 +109,19 @@ def test_a_fault_is_known_by_the_damage_it_is_like() -> None:
     assert flat["made_various"] == pytest.approx(0.5) and flat["various"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("length", "octave"), [(3, 0), (6, 1), (12, 2), (24, 3), (48, 4)])
+def test_a_wave_is_found_in_its_octave(length: float, octave: int) -> None:
+    """A wave in any direction lies in the octave of its length, there alone (the longest ones are wide in a frame that fades), and is as
+    strong as it is high."""
+    y, x = np.mgrid[:128, :256]
+    for angle in (0.0, 0.7, np.pi / 2):
+        phase = 2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / length
+        weak, strong = (looks.strengths(np.rint(128 + height * np.sin(phase))[None, ..., None].repeat(3, -1).astype(np.uint8))
+                        for height in (20, 60))  # fmt: skip
+        assert strong.argmax() == octave and strong[octave] > (10 if length < 20 else 1.5) * np.delete(strong, octave).max()
+        assert strong[octave] / weak[octave] == pytest.approx(3, rel=0.02)
+
+
 def test_every_damage_damages() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 128, 256, 3), dtype=np.uint8)
     before = frames.copy()
