@@ -89,8 +89,11 @@ class Workshop:
         return Kept(self.data, "train", others, math.ceil(self.plan.extra_frames / len(others)), self.memory)
 
     def _generated_by(self, light: str | None) -> list[str] | None:
+        """Clip ids; None = all."""
+        if light is None:
+            return None
         table = Kept(self.generated, None).records.clips
-        return None if light is None else [str(name) for name in table[table["time_of_day"] == light]["clip_id"]]
+        return [str(name) for name in table[table["time_of_day"] == light]["clip_id"]]
 
     def made(self, name: str, count: int, seed: int, most: int) -> dict[str, Any]:
         """Train one and judge it: exam -> light -> average precision, and what it saw and took."""

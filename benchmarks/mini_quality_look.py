@@ -22,7 +22,7 @@ from drivesim.eval.footage import Footage
 from drivesim.eval.networks.lite0 import TRACK
 from drivesim.eval.signals import LUMA
 
-__all__ = ["DAMAGE", "OCTAVES", "beside_damage", "look", "strengths"]
+__all__ = ["DAMAGE", "OCTAVES", "beside_damage", "look", "wave_powers"]
 
 OCTAVES = ((2, 4), (4, 8), (8, 16), (16, 32), (32, 64))
 """Lengths of waves in pixels, from and below, whatever their direction."""
@@ -72,22 +72,22 @@ def look(bench: Bench, pair: Pair, task: Task) -> dict[str, Any]:
     told = {name: beside_damage(sides.made.values, sides.recorded.values, _seen(bench, name, chosen, recorded, damage))
             for name, damage in DAMAGE.items()}  # fmt: skip
     rest = beside_damage(sides.made.values, sides.recorded.values, sides.recorded.values)
-    shown = (np.mean([strengths(shot.read()) ** 2 for shot in CLIPS.shots(pair.made)], axis=0),
-             np.mean([strengths(frames) ** 2 for frames in recorded], axis=0))  # fmt: skip
-    waves = {f"{low} to {high}": float(ratio) for (low, high), ratio in zip(OCTAVES, np.sqrt(shown[0] / shown[1]), strict=True)}
+    made, filmed = (np.mean([wave_powers(frames) for frames in side], axis=0)
+                    for side in ([shot.read() for shot in CLIPS.shots(pair.made)], recorded))  # fmt: skip
+    waves = {f"{low} to {high}": float(ratio) for (low, high), ratio in zip(OCTAVES, np.sqrt(made / filmed), strict=True)}
     return {"look": rest["look"], "various": rest["made_various"], "damage": told, "waves": waves, "n": len(sides.made),
             "quality": pair.settings.quality}  # fmt: skip
 
 
-def strengths(frames: np.ndarray) -> np.ndarray:
-    """Root mean square of the waves of each of ``OCTAVES`` in the luma of uint8 frames (t, h, w, 3): float64 (5,). Frames fade to grey at
-    their borders (Hann), which would otherwise be edges themselves."""
+def wave_powers(frames: np.ndarray) -> np.ndarray:
+    """Mean square of the waves of each of ``OCTAVES`` in the luma of uint8 frames (t, h, w, 3): float64 (5,). Frames fade to grey at their
+    borders (Hann), which would otherwise be edges themselves."""
     luma = frames.astype(np.float32) @ LUMA
     height, width = luma.shape[1:]
     faded = (luma - luma.mean((1, 2), keepdims=True)) * np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
     power = (np.abs(np.fft.fft2(faded)) ** 2).mean(0) / (height * width) ** 2
     waves = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
-    return np.sqrt([power[(waves > 1 / high) & (waves <= 1 / low)].sum() for low, high in OCTAVES])
+    return np.array([power[(waves > 1 / high) & (waves <= 1 / low)].sum() for low, high in OCTAVES])
 
 
 def _seen(bench: Bench, name: str, chosen: list[Span], recorded: list[np.ndarray], damage: Damage) -> np.ndarray:

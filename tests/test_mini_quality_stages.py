@@ -116,10 +116,10 @@ def test_a_wave_is_found_in_its_octave(length: float, octave: int) -> None:
     y, x = np.mgrid[:128, :256]
     for angle in (0.0, 0.7, np.pi / 2):
         phase = 2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / length
-        weak, strong = (looks.strengths(np.rint(128 + height * np.sin(phase))[None, ..., None].repeat(3, -1).astype(np.uint8))
+        weak, strong = (looks.wave_powers(np.rint(128 + height * np.sin(phase))[None, ..., None].repeat(3, -1).astype(np.uint8))
                         for height in (20, 60))  # fmt: skip
-        assert strong.argmax() == octave and strong[octave] > (10 if length < 20 else 1.5) * np.delete(strong, octave).max()
-        assert strong[octave] / weak[octave] == pytest.approx(3, rel=0.02)
+        assert strong.argmax() == octave and strong[octave] > (100 if length < 20 else 2) * np.delete(strong, octave).max()
+        assert strong[octave] / weak[octave] == pytest.approx(9, rel=0.04)
 
 
 def test_every_damage_damages() -> None:
