@@ -15,7 +15,8 @@ Budget: every variant trains for equally many optimiser steps (``--steps``) on e
 they are not equal: pixels cost more, an attention layer costs less than a convolution. Shared, trained once with seed 0: the autoencoder
 and its latents (2 x steps) and the image network (3 x steps) of everything on latents; the image network on pixels (3 x steps); the image
 upsampler (2 x steps). Only ``end_to_end`` does without the shared image network and is given nothing in its place, as in the paper. A seed
-decides the initial weights and draws of what is compared, the order of its windows and the noise of its samples.
+decides the initial weights and draws of what is compared, the order of its windows and the noise of its samples. ``latents_*`` train an
+image network on their latents afterwards (3 x steps, 128x256), for samples.
 
 What is unlike the paper: see ``docs/ablations.md``, which ``table`` writes.
 """
@@ -57,7 +58,8 @@ then `... table --out OUT`. How it is measured stands at the top of `benchmarks/
 Metrics: `fvd` = {fvd} (clips) and `fd` = {fd} (frames) are Frechet distances, `kvd` and `kd` unbiased kernel distances of
 the same features, all of them the smaller the better. None is a frozen protocol (size, number of windows), nor FVD or FID. Upsamplers and
 latent channels are judged at 128x256, on half as many windows. `flicker`: how far frames lie from the mean of their neighbours, over the
-recorded ones' (1 is best). `ap50`: average precision of the shipped detector on reconstructed frames, `ap50_recorded` on the recorded ones.
+recorded ones' (1 is best). `ap50`: average precision of the shipped detector on reconstructed frames, or on frames that an image network
+trained on these latents makes of labels (`samples`: label guidance 3, 12 calls), `ap50_recorded` on the recorded ones.
 ± is the 95% interval over seeds; "within noise" = the interval of the paired difference holds zero.
 
 Unlike the paper: a window is 16 consecutive frames at 7.5 fps, with up to two true ones before them, which are not judged (the paper: 10
@@ -80,7 +82,7 @@ def judged(bench: Bench, folder: Path, name: str, variant: Variant, seed: int) -
         return bench.decoder(folder)
     if variant.kind == "upsampler":
         return bench.upsampler(folder, UPSAMPLERS[name])
-    return bench.latents(folder)
+    return bench.latents(folder, seed)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ablations_samples import ap50, made_frames
 from ablations_variants import CONDITIONS, CONTEXT, FPS, FRAMES, HEIGHT, Condition
 from fidelity import Lite0Panel, Side, psnr
 from held_out_windows import drive_of
@@ -52,7 +53,8 @@ BATCH = 8
 STEPS, UPSAMPLER_STEPS, UPSAMPLER_LEVEL, UPSAMPLER_FACTOR = 8, 4, 0.01, 4
 """Network calls of DPM-Solver++ for a window, of DDIM for an enlarged one, the noise on the small frames of the latter, and how
 much smaller these are."""
-DETECTED = 300
+DETECTED, APART = 300, 4
+"""Frames that the detector is shown, at most; samples are of frames so far apart."""
 Windows = list[tuple[np.ndarray, dict[str, Tensor], str]]
 """(frames uint8 (T, 3, H, W), labels (T, ...), drive) each."""
 
@@ -160,15 +162,22 @@ class Bench:
         return {**self.distances(made, CLIP, height), "psnr_db": float(np.mean(errors)), **unsteady}
 
     @torch.inference_mode()
-    def latents(self, folder: Path) -> dict[str, dict[str, float]]:
-        """Frames of 128x256 through the autoencoder: PSNR, and what a detector finds in them."""
+    def latents(self, folder: Path, seed: int) -> dict[str, dict[str, float]]:
+        """Frames of 128x256 through the autoencoder: PSNR, and what a detector finds in them; what it finds in samples of an image network
+        on these latents, told the labels of every fourth frame of the windows."""
         change = reconstruction(load_checkpoint(folder, need=("autoencoder",)))
         frames = [frames[:1].transpose(0, 2, 3, 1) for frames, *_ in self.spans(CLIP, 2 * HEIGHT)]
         errors = [psnr(change(frame), frame) for frame in frames]
         if self._recorded_ap50 is None:
             self._recorded_ap50 = self._ap50(None)
         found = {"psnr_db": float(np.mean(errors)), "ap50": self._ap50(change), "ap50_recorded": self._recorded_ap50}
-        return {"reconstruction": found}
+        spans = self.spans(CLIP, 2 * HEIGHT)
+        labels = {name: torch.cat([told[name][::APART] for _, told, _ in spans]) for name in spans[0][1]}
+        drives = [drive for frames, _, drive in spans for _ in frames[::APART]]
+        recorded = torch.cat([torch.from_numpy(frames[::APART]) for frames, *_ in spans])
+        made = made_frames(folder, labels, (2 * HEIGHT, 4 * HEIGHT), seed)
+        sampled = {"ap50": ap50(made, labels, drives), "ap50_recorded": ap50(recorded, labels, drives)}
+        return {"reconstruction": found, "samples": sampled}
 
     def _ap50(self, change: Callable[[np.ndarray], np.ndarray] | None) -> float:
         """Of the shipped detector, on frames as they are or changed."""

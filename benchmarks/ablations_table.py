@@ -87,6 +87,8 @@ COMPARISONS = (
     Comparison("video upsampler - bicubic", ("upsampler_video", "enlarged"), ("bicubic", "enlarged")),
     Comparison("12 latent channels - 8", ("latents_12", "reconstruction"), ("latents_8", "reconstruction")),
     Comparison("16 latent channels - 8", ("latents_16", "reconstruction"), ("latents_8", "reconstruction")),
+    Comparison("12 latent channels - 8, samples", ("latents_12", "samples"), ("latents_8", "samples")),
+    Comparison("16 latent channels - 8, samples", ("latents_16", "samples"), ("latents_8", "samples")),
 )  # fmt: skip
 
 
@@ -178,11 +180,11 @@ def _kind(place: Place) -> str:
 
 def _reached(found: Found, kinds: Sequence[str]) -> str:
     rows = {place: seeds for place, seeds in found.items() if _kind(place) in kinds}
-    metrics = list(next(iter(next(iter(rows.values())).values())))
+    metrics = list(dict.fromkeys(metric for seeds in rows.values() for row in seeds.values() for metric in row))
     lines = [f"| variant | asked | {' | '.join(metrics)} | seeds |", "|---" * (len(metrics) + 3) + "|"]
     for name, asked in sorted(rows, key=lambda place: list(VARIANTS).index(place[0])):
         seeds = rows[name, asked]
-        cells = [str(spread([row[metric] for row in seeds.values()])) for metric in metrics]
+        cells = [str(spread([row[metric] for row in seeds.values()])) if metric in next(iter(seeds.values())) else "" for metric in metrics]
         lines.append(f"| `{name}`: {VARIANTS[name].about} | {asked} | {' | '.join(cells)} | {len(seeds)} |")
     return "\n".join(lines)
 
@@ -217,13 +219,17 @@ def _costs(costs: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, cost in costs.items():
         shared = sum(stage["gflop"] for stage in cost.get("shared", {}).values()) / 1e3
-        own = cost.get("own")
-        cells = "| | | | |" if own is None else (
-            f"{own['steps']} | {own['windows_a_step']} x {own['frames_a_window']} | {own['trained_weights'] / 1e6:.2f}M | "
-            f"{own['gflop_a_step']:.1f} | {own['gflop'] / 1e3:.2f} | {own['cpu_s']:.0f}"
-        )  # fmt: skip
-        lines.append(f"| `{name}` | {cells} | {shared:.2f} |")
+        lines.append(f"| `{name}` | {_cost(cost.get('own'))} | {shared:.2f} |")
+        if "image" in cost:
+            lines.append(f"| `{name}`, image network on it | {_cost(cost['image'])} | {cost['own']['gflop'] / 1e3:.2f} |")
     return "\n".join(lines)
+
+
+def _cost(own: Mapping[str, Any] | None) -> str:
+    return "| | | | |" if own is None else (
+        f"{own['steps']} | {own['windows_a_step']} x {own['frames_a_window']} | {own['trained_weights'] / 1e6:.2f}M | "
+        f"{own['gflop_a_step']:.1f} | {own['gflop'] / 1e3:.2f} | {own['cpu_s']:.0f}"
+    )  # fmt: skip
 
 
 def plot(comparisons: Sequence[Mapping[str, Any]]) -> Figure:

@@ -107,7 +107,8 @@ class Workshop:
         return folder
 
     def made(self, name: str, variant: Variant, seed: int) -> tuple[Path, dict[str, Any]]:
-        """Train a variant: its checkpoint folder, and what its training cost: {"shared": {stage: cost}, "own": cost or nothing}.
+        """Train a variant: its checkpoint folder, and what its training cost: {"shared": {stage: cost}, "own" and "image": cost
+        or nothing}.
 
         Raises:
             UsageError: see ``shared``.
@@ -123,6 +124,8 @@ class Workshop:
             words.append(f"first_stage.latents={source / 'latents'}")
         if variant.stage:
             cost["own"] = self._train(variant.stage, folder, seed, self.plan.of(variant.stage, shared=False), words, "own")
+        if variant.image:
+            cost["image"] = self._train("2_image", folder, seed, self.plan.of("2_image", shared=True), variant.image)
         return folder, cost
 
     def _train(self, stage: str, folder: Path, seed: int, steps: int, words: Sequence[str], name: str = "") -> dict[str, Any]:

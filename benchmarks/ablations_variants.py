@@ -56,7 +56,8 @@ class Variant:
 
     kind: video, decoder, upsampler or latents: what is measured.   stage: its training stage, None = nothing of its own is trained.
     words: settings that make it differ.   shared: folder of SHARED whose networks it begins with, None = none.   without: stages of it
-    that it does not use.   conditions: how a video network is asked; the noise on its known frames has then ``level``.
+    that it does not use.   conditions: how a video network is asked; the noise on its known frames has then ``level``.   image: settings
+    of an image network that is trained on the autoencoder's latents afterwards, none = there is none.
     """
 
     about: str
@@ -67,6 +68,7 @@ class Variant:
     without: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ("2 frames", "0 frames")
     level: float = 0.05
+    image: tuple[str, ...] = ()
 
 
 def settings(prefix: str, values: Mapping[str, object]) -> tuple[str, ...]:
@@ -89,9 +91,10 @@ def _decoder(about: str, stage: str | None, *words: str) -> Variant:
 
 def _latents(channels: int) -> Variant:
     patches = node("drivesim.training.patches.Patches", size=64, count=1, align=8)
-    words = (f"preset.autoencoder.latent_channels={channels}", "preset.autoencoder.widths=[32,64,128]", "preset.height=128",
-             "preset.width=256", f"+module.patches={patches}", "datamodule.batch_size=4")  # fmt: skip
-    return Variant(f"{channels} channels", "latents", "1_autoencoder", words, shared=None)
+    size = (f"preset.autoencoder.latent_channels={channels}", "preset.autoencoder.widths=[32,64,128]", "preset.height=128",
+            "preset.width=256")  # fmt: skip
+    words = (*size, f"+module.patches={patches}", "datamodule.batch_size=4")
+    return Variant(f"{channels} channels", "latents", "1_autoencoder", words, shared=None, image=(*size, "datamodule.variants=[plain]"))
 
 
 _PIXEL = ("first_stage=pixel", *settings("preset.image", PIXEL))

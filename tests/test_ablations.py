@@ -8,18 +8,25 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from benchmark_scripts import benchmark
 from omegaconf import OmegaConf
+from toy_checkpoint import make_checkpoint
 
+from drivesim.boxes import Boxes
 from drivesim.commands.config import compose
 from drivesim.errors import UsageError
+from drivesim.labels import LabelTrack
+from drivesim.models.detector import Detections
 from drivesim.models.unet import ImageUNet
 from drivesim.recipes import build
 
-ablations, table = benchmark("ablations"), benchmark("ablations_table")
+ablations, table, samples = benchmark("ablations"), benchmark("ablations_table"), benchmark("ablations_samples")
 training, variants = benchmark("ablations_training"), benchmark("ablations_variants")
 STAGES = [(name, variant.stage, variant.words) for name, variant in variants.VARIANTS.items() if variant.stage]
+STAGES += [(name, "2_image", variant.image) for name, variant in variants.VARIANTS.items() if variant.image]
 STAGES += [(folder, stage, words) for folder, stages in variants.SHARED.items() for stage, words in stages.items()]
 
 
@@ -44,7 +51,8 @@ def test_comparisons_name_what_there_is() -> None:
     for comparison in table.COMPARISONS:
         for name, asked in (comparison.first, comparison.second):
             variant = variants.VARIANTS[name]
-            assert asked in (variant.conditions if variant.kind == "video" else ("reconstruction", "enlarged")), comparison.title
+            others = ("reconstruction", "enlarged", *(["samples"] if variant.image else []))
+            assert asked in (variant.conditions if variant.kind == "video" else others), comparison.title
     titles = [comparison.title for comparison in table.COMPARISONS]
     assert len(set(titles)) == len(titles)
 
@@ -143,3 +151,46 @@ def test_unknown_variants_are_named(tmp_path: Path) -> None:
     args = argparse.Namespace(threads=1, only=["carry"])
     with pytest.raises(UsageError, match="no variant named carry; there are carried, pixel"):
         ablations.run(args)
+
+
+def test_rows_of_other_metrics_stand_in_one_table() -> None:
+    """Samples of latents have no PSNR."""
+    latents = {"reconstruction": {"psnr_db": 20.0, "ap50": 0.5}, "samples": {"ap50": 0.25}}
+    results = [{**result("latents_8", seed, "samples", 0.0), "judged": latents} for seed in range(2)]
+    own = results[0]["cost"]["own"]
+    text = table.markdown(table.rows_of(results), [], {"latents_8": {"own": own, "image": {**own, "gflop": 5000.0}}})
+    assert "| `latents_8`: 8 channels | reconstruction | 20 | 0.5 | 2 |" in text
+    assert "| `latents_8`: 8 channels | samples |  | 0.25 | 2 |" in text
+    assert "| `latents_8`, image network on it | 8 | 4 x 18 | 0.00M | 2.0 | 5.00 | 3 | 0.02 |" in text
+
+
+def told(frames: int) -> dict[str, torch.Tensor]:
+    """One car of half the picture's height in every frame; in the last frame nobody knows."""
+    rows = np.arange(frames)
+    cars = Boxes(rows, rows, np.zeros(frames, np.int64), np.tile(np.array([0.25, 0.25, 0.5, 0.75], np.float32), (frames, 1)), rows < 0)
+    known = rows < frames - 1
+    values = {name: np.full(frames, value, np.float32) for name, value in {"time_of_day": 1.0, "crowdedness": 1.0}.items()}
+    return {name: torch.from_numpy(value) for name, value in LabelTrack(7.5, values, cars, known).arrays().items()}
+
+
+def test_samples_follow_from_seed_and_row_whoever_is_beside_them(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "toy")
+    labels = told(18)
+    made = samples.made_frames(tmp_path / "toy", labels, (32, 64), seed=1)
+    assert made.dtype == torch.uint8 and made.shape == (18, 3, 32, 64)
+    alone = samples.made_frames(tmp_path / "toy", {name: value[:2] for name, value in labels.items()}, (32, 64), seed=1)
+    assert (made[:2].int() - alone.int()).abs().max() <= 1
+    assert not torch.equal(made[0], made[1])
+    assert not torch.equal(made[:2], samples.made_frames(tmp_path / "toy", told(2), (32, 64), seed=2))
+
+
+@pytest.mark.parametrize(("left", "wanted"), [(0.25, 1.0), (0.6, 0.0)])
+def test_samples_are_held_against_the_boxes_that_were_asked_for(left: float, wanted: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = torch.tensor([[left, 0.25, left + 0.25, 0.75]])
+
+    class Detector:
+        def detect(self, frames: torch.Tensor, threshold: float, limit: int) -> list[Detections]:
+            return [Detections(box, torch.tensor([0.9]), torch.tensor([0]), 0.0) for _ in frames]
+
+    monkeypatch.setattr(samples.Judge, "load", lambda: argparse.Namespace(detector=Detector()))
+    assert samples.ap50(torch.zeros(4, 3, 32, 64, dtype=torch.uint8), told(4), ["a"] * 4) == pytest.approx(wanted)

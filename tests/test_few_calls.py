@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -11,14 +12,14 @@ from gaussians import Gaussian, draw
 from torch import Tensor, nn
 
 from drivesim.diffusion.frame_mask import Known, first_frames
-from drivesim.diffusion.noise import zero_terminal_cosine
+from drivesim.diffusion.noise import gaussian, zero_terminal_cosine
 from drivesim.diffusion.objective import DiffusionObjective, FirstFrames
-from drivesim.diffusion.samplers import ddim, dpmpp_2m
+from drivesim.diffusion.samplers import ddim, dpmpp_2m, leading_to
 from drivesim.errors import UsageError
 from drivesim.models.autoencoder import IdentityAutoencoder
 from drivesim.models.unet import ImageUNet
 from drivesim.models.video_unet import VideoUNet
-from drivesim.training.few_calls import FewCallModule, Lessons, leading_to, window_critic
+from drivesim.training.few_calls import FewCallModule, Lessons, window_critic
 from drivesim.training.learning_rate import Optimization
 
 SCHEDULE = zero_terminal_cosine()
@@ -114,12 +115,29 @@ def test_without_noise_a_student_of_one_call_is_handed_zeros() -> None:
     assert torch.equal(noised, torch.zeros_like(noised)) and torch.equal(sigma, torch.ones(4))
 
 
-def test_own_answers_replace_recordings_wherever_there_is_a_level_before() -> None:
+def test_own_steps_replace_noised_recordings_wherever_there_is_a_level_before() -> None:
     student, latents = module(Lessons(calls=2), network=Answers(0.25)), batch()["latents"]
     place = torch.tensor([0, 1, 0, 1])
     own = student._own(latents, place, {}, None, draws())
-    assert torch.equal(own[::2], latents[::2])
-    assert torch.allclose(own[1::2], torch.full_like(own[1::2], 0.25), atol=1e-5)
+    sigma = float(student.levels[1])
+    assert own[::2].std() == pytest.approx(1, abs=0.1)  # the first level is noise alone
+    assert own[1::2].mean() == pytest.approx(0.25 * math.sqrt(1 - sigma**2), abs=0.1)
+    assert own[1::2].std() == pytest.approx(sigma, abs=0.1)
+
+
+@pytest.mark.parametrize("known_frames", [0, 2])
+def test_own_steps_of_a_ddim_student_are_its_samplers(known_frames: int) -> None:
+    """From the first level on, which is noise alone, own inputs are where the sampler comes by; they draw what it began with."""
+    student = module(Lessons(calls=3, sampler="ddim"))
+    given = batch(2)
+    latents, told = given["latents"], known(given["latents"], known_frames) if known_frames else None
+    own = student._own(latents, torch.tensor([1, 1]), given["labels"], told, draws())
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return student.answer(student.network, x, sigma, given["labels"], told)
+
+    sampled = ddim(denoise, gaussian(latents, draws()), SCHEDULE.grid(3)[:2])
+    torch.testing.assert_close(own, sampled, atol=1e-4, rtol=1e-4)
 
 
 def test_distances_are_weighted_by_how_much_can_be_known() -> None:

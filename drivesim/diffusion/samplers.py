@@ -19,7 +19,7 @@ from drivesim.diffusion.denoiser import Denoiser
 from drivesim.diffusion.noise import alpha_of
 from drivesim.errors import DrivesimError, UsageError
 
-__all__ = ["SAMPLERS", "NonFiniteError", "ddim", "dpmpp_2m", "renoise"]
+__all__ = ["SAMPLERS", "NonFiniteError", "ddim", "dpmpp_2m", "leading_to", "renoise"]
 
 Level = tuple[float, float]
 """(alpha, sigma)."""
@@ -99,6 +99,13 @@ def renoise(denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Callable[[int]
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
 """Those that follow a denoiser of many calls and draw nothing; ``renoise`` is for networks of few calls and needs noise."""
+
+
+def leading_to(reached: Tensor, noised: Tensor, path: Tensor) -> Tensor:
+    """The x0 whose one DDIM step from ``noised`` at the first sigma of ``path`` ends in ``reached`` at its last one: like ``reached``."""
+    (alpha, alpha_next), (sigma, sigma_next) = alpha_of(path[[0, -1]]).tolist(), path[[0, -1]].tolist()
+    share = sigma_next / sigma
+    return (reached - share * noised) / (alpha_next - share * alpha)
 
 
 def _levels(sigmas: Tensor) -> list[Level]:

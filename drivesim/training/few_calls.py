@@ -5,7 +5,7 @@ input, where the mean of all answers would be a blur), must please a critic that
 2023 and 2024: adversarial diffusion distillation, in latents), and, where there is a teacher, must be where the teacher's guided
 probability flow ends, or lead to where that flow is one level further (Salimans and Ho 2022: progressive distillation; Meng et al. 2023 for
 the guidance baked in). A student that learned the end of the flow is sampled by ``samplers.renoise``, one that learned its steps by DDIM.
-``own_share`` of the batches start from the student's own answer at the level before, as ``renoise`` does. This file does not know
+``own_share`` of the batches start where the student's own step from the level before leads, as its sampler does. This file does not know
 configuration, files or how windows are read.
 
 Legend: B batch   T frames   C channels   H, W height and width of latents   K calls
@@ -24,7 +24,7 @@ from drivesim.diffusion.denoiser import network_denoiser, window_denoiser
 from drivesim.diffusion.frame_mask import Known
 from drivesim.diffusion.noise import alpha_of, gaussian
 from drivesim.diffusion.parameterization import add_noise
-from drivesim.diffusion.samplers import SAMPLERS, renoise
+from drivesim.diffusion.samplers import SAMPLERS, leading_to, renoise
 from drivesim.errors import UsageError
 from drivesim.labels import CATEGORIES
 from drivesim.models.conditioning import EVERY_LABEL, RASTER_CHANNELS, drop_labels, guided_names, null_labels, raster_boxes
@@ -36,7 +36,7 @@ from drivesim.training.diffusion_module import DiffusionModule, single_frames
 from drivesim.training.freeze import weight_groups
 from drivesim.training.stage_module import Batch
 
-__all__ = ["FewCallModule", "Lessons", "leading_to", "window_critic"]
+__all__ = ["FewCallModule", "Lessons", "window_critic"]
 
 Labels = dict[str, Tensor]
 
@@ -55,7 +55,7 @@ class Lessons:
     critic_scale: learning rate of the critic in units of the student's.   critic_noise: sigma that blurs the critic's sight.
     teacher_weight: of the distance to where the teacher's flow ends.   teacher_steps: of the teacher, for each call of the student.
     guidance, label_guidance, guided_labels: the teacher's (Eq. 4), and which labels the second is about.
-    own_share: share of batches that start from the student's own answer at the level before.
+    own_share: share of batches that start where the student's own step from the level before leads.
 
     Raises:
         UsageError: a number that cannot be.
@@ -174,7 +174,7 @@ class FewCallModule(DiffusionModule):
         place = ((torch.rand((), generator=draws, dtype=torch.float64) + spread) % 1 * calls).long().clamp(max=calls - 1)
         sigma = self.levels[place].to(latents)
         if calls > 1 and float(torch.rand((), generator=draws)) < self.lessons.own_share:
-            x0 = self._own(x0, place, labels, known, draws)
+            return self._own(x0, place, labels, known, draws), sigma
         return self._start(add_noise(x0, gaussian(x0, draws), sigma)), sigma
 
     def _start(self, noised: Tensor) -> Tensor:
@@ -182,10 +182,14 @@ class FewCallModule(DiffusionModule):
 
     @torch.no_grad()
     def _own(self, x0: Tensor, place: Tensor, labels: Labels, known: Known | None, draws: torch.Generator) -> Tensor:
-        """Recorded windows, replaced by what the student answers one level before, wherever there is such a level."""
-        before = self.levels[(place - 1).clamp(min=0)].to(x0)
-        answered = self.answer(self.network, add_noise(x0, gaussian(x0, draws), before), before, labels, known)
-        return torch.where(expand_to(place.to(x0.device) > 0, x0), answered.to(x0), x0)
+        """Noised windows that the student's own step from one level before leads to, wherever there is such a level."""
+        sigma, before = (self.levels[where].to(x0) for where in (place, (place - 1).clamp(min=0)))
+        noise = gaussian(x0, draws)
+        earlier = add_noise(x0, noise, before)
+        answered = self.answer(self.network, earlier, before, labels, known).to(x0)
+        carried = (earlier - expand_to(alpha_of(before), x0) * answered) / expand_to(before, x0)
+        own = add_noise(answered, carried if self.lessons.sampler == "ddim" else gaussian(x0, draws), sigma)
+        return torch.where(expand_to(place.to(x0.device) > 0, x0), own, add_noise(x0, noise, sigma))
 
     def _distances(
         self, made: Tensor, noised: Tensor, latents: Tensor, sigma: Tensor, labels: Labels, known: Known | None
@@ -283,13 +287,6 @@ class FewCallModule(DiffusionModule):
         fresh = {} if self.lessons.sampler == "ddim" else {"noise": lambda step: gaussian(like, draws)}
         made = {**SAMPLERS, "renoise": renoise}[self.lessons.sampler](denoise, start, grid, **fresh)
         return made if known is None else known.outward(known.keep(made))
-
-
-def leading_to(reached: Tensor, noised: Tensor, path: Tensor) -> Tensor:
-    """The x0 whose one DDIM step from ``noised`` at the first sigma of ``path`` ends in ``reached`` at its last one: like ``reached``."""
-    (alpha, alpha_next), (sigma, sigma_next) = alpha_of(path[[0, -1]]).tolist(), path[[0, -1]].tolist()
-    share = sigma_next / sigma
-    return (reached - share * noised) / (alpha_next - share * alpha)
 
 
 def _mean_unknown(squares: Tensor, weight: Tensor, known: Known | None) -> Tensor:
