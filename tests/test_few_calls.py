@@ -19,8 +19,9 @@ from drivesim.errors import UsageError
 from drivesim.models.autoencoder import IdentityAutoencoder
 from drivesim.models.unet import ImageUNet
 from drivesim.models.video_unet import VideoUNet
-from drivesim.training.few_calls import FewCallModule, Lessons, window_critic
+from drivesim.training.few_calls import FewCallModule, window_critic
 from drivesim.training.learning_rate import Optimization
+from drivesim.training.lessons import Lessons
 
 SCHEDULE = zero_terminal_cosine()
 PLAIN = Lessons()
@@ -182,6 +183,20 @@ def test_the_teacher_is_guided_about_the_labels_that_are_named() -> None:
         student = module(Lessons(calls=4, teacher_steps=1, label_guidance=3.0, guided_labels=about), teacher=Seeing(0.0))
         taught = student._taught(torch.randn_like(batch()["latents"]), student.levels.float(), labels, None)
         torch.testing.assert_close(taught, torch.full_like(taught, wanted), atol=1e-3, rtol=0)
+
+
+def test_the_teacher_is_led_away_from_its_worse_version() -> None:
+    """x0 of 3, where the worse version says 2: at a scale of 3 it is 3 + 2 (3 - 2); labels move neither."""
+    student = module(Lessons(calls=4, teacher_steps=1, autoguidance=3.0, label_guidance=2.0), teacher=Answers(3.0), worse=Answers(2.0))
+    taught = student._taught(torch.randn_like(batch()["latents"]), student.levels.float(), batch()["labels"], None)
+    torch.testing.assert_close(taught, torch.full_like(taught, 5.0), atol=1e-3, rtol=0)
+    assert student.settings()["prediction_fast"]["guided"] is True
+
+
+@pytest.mark.parametrize(("scale", "worse"), [(3.0, None), (1.0, Answers(0.0))])
+def test_autoguidance_needs_a_scale_and_a_worse_network(scale: float, worse: nn.Module | None) -> None:
+    with pytest.raises(UsageError, match=rf"lessons.autoguidance={scale} and a worse network .*: give both or neither"):
+        module(Lessons(autoguidance=scale), teacher=Answers(1.0), worse=worse)
 
 
 def test_one_ddim_step_of_the_student_leads_where_the_teachers_steps_do() -> None:

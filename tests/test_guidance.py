@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from gaussians import Gaussian, angles, draw, tweedie
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from drivesim.diffusion.denoiser import guided, hold_known, label_guided, network_denoiser, window_denoiser
+from drivesim.diffusion.denoiser import guided, hold_known, network_denoiser, pushed, window_denoiser
 from drivesim.diffusion.frame_mask import Known, first_frames
 from drivesim.diffusion.noise import alpha_of
 from drivesim.diffusion.parameterization import PARAMETERIZATIONS
@@ -69,9 +71,30 @@ def test_guidance_is_the_denoiser_of_the_tilted_density(scale: float, deviations
 def test_two_scales_move_the_mean_along_two_directions(context_scale: float, label_scale: float) -> None:
     both, without_context, without_labels = Gaussian(1.0, 0.5), Gaussian(0.2, 0.5), Gaussian(0.7, 0.5)
     mean = 0.2 + context_scale * (1.0 - 0.2) + (label_scale - 1) * (1.0 - 0.7)
-    bound = label_guided(both, without_context, without_labels, context_scale, label_scale)
+    bound = pushed(both, (without_context, context_scale), (without_labels, label_scale))
     x, sigma = draw(0, 2, 1, 1, 2, 2), torch.tensor([0.3, 1.0], dtype=torch.float64)
     assert torch.allclose(bound(x, sigma), Gaussian(mean, 0.5)(x, sigma), atol=1e-9)
+
+
+@given(scale=SCALES, label_scale=SCALES)
+@settings(max_examples=20, deadline=None)
+def test_autoguidance_goes_on_from_a_worse_network_through_the_network(scale: float, label_scale: float) -> None:
+    """The worse network is told the same labels; what label guidance adds is the better one's own."""
+
+    def network(mean: float, told: float) -> Callable[..., Tensor]:
+        def velocity(x: Tensor, sigma: Tensor, labels: object, context: object) -> Tensor:
+            x0 = Gaussian(mean + (told if labels else 0.0), 0.5)(x, sigma)
+            return PARAMETERIZATIONS["velocity"].target(x0, (x - expand_to(alpha_of(sigma), x) * x0) / expand_to(sigma, x), sigma)
+
+        return velocity
+
+    labels = {"fps": torch.ones(2, 1)}
+    denoiser = window_denoiser(
+        network(1.0, 0.3), "velocity", labels, label_scale=label_scale, worse=network(0.4, 0.2), autoguidance=scale
+    )  # fmt: skip
+    mean = 1.3 + (scale - 1) * (1.3 - 0.6) + (label_scale - 1) * 0.3
+    x, sigma = draw(0, 2, 1, 1, 2, 2), torch.tensor([0.3, 0.9], dtype=torch.float64)
+    assert torch.allclose(denoiser(x, sigma), Gaussian(mean, 0.5)(x, sigma), atol=1e-8)
 
 
 def test_scale_one_is_no_guidance_and_no_call() -> None:
@@ -80,7 +103,7 @@ def test_scale_one_is_no_guidance_and_no_call() -> None:
 
     full = Gaussian()
     assert guided(full, never, 1.0) is full
-    assert label_guided(full, never, never, 1.0, 1.0) is full
+    assert pushed(full, (never, 1.0), (never, 1.0)) is full
 
 
 def test_scale_zero_is_the_denoiser_told_less() -> None:

@@ -21,8 +21,9 @@ from drivesim.diffusion.noise import zero_terminal_cosine
 from drivesim.diffusion.objective import EndPoints
 from drivesim.diffusion.samplers import renoise
 from drivesim.errors import DrivesimError, UsageError
-from drivesim.io.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_settings
+from drivesim.io.checkpoints import WORSE, Checkpoint, CheckpointError, load_checkpoint, save_network, save_settings
 from drivesim.labels import Scenario
+from drivesim.recipes import build
 from drivesim.simulation.cost import Costs, described
 from drivesim.simulation.fill import Context, Filler, PassSettings, draw_noise
 from drivesim.simulation.quality import pass_networks, qualities_of, rollout_settings
@@ -52,6 +53,19 @@ def changed(checkpoint: Checkpoint, folder: Path, without: tuple[str, ...] = (),
         path.unlink()
     save_settings(folder, {**checkpoint.settings, **entries})
     return load_checkpoint(folder)
+
+
+class Kept:
+    """A journal that remembers what it is given."""
+
+    def __init__(self) -> None:
+        self.pieces: dict[int, torch.Tensor] = {}
+
+    def load(self, number: int) -> torch.Tensor | None:
+        return None
+
+    def save(self, number: int, latents: torch.Tensor) -> None:
+        self.pieces[number] = latents
 
 
 def video_of(checkpoint: Checkpoint, quality: str | None = None, **wishes: Any) -> np.ndarray:
@@ -234,6 +248,93 @@ def test_a_network_of_a_kind_that_is_gone_is_refused(both: Checkpoint, tmp_path:
         rollout_settings(old, "fast" if name.endswith("fast") else "full")
     whole = changed(both, tmp_path / "whole", **{name: {**entry, "known": {**entry["known"], "detail": None}}})
     assert rollout_settings(whole).quality == "fast", "null says nothing"
+
+
+# a student that opens rollouts itself
+
+
+@pytest.fixture(scope="module")
+def opening(both: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Without image_fast, but with a prediction_fast that begins rollouts."""
+    entry = {**both.settings["prediction_fast"], "opens": True}
+    found = changed(both, tmp_path_factory.mktemp("opening") / "weights", without=("image_fast", "prediction_fast"), prediction_fast=entry)
+    save_network(found.folder / "prediction_fast", both.network("prediction_fast"), {"stage": "toy"})
+    return load_checkpoint(found.folder)
+
+
+def test_a_rollout_begins_with_a_window_of_which_nothing_is_known(opening: Checkpoint) -> None:
+    simulator = Simulator(opening, rollout_settings(opening))
+    assert simulator.passes()["image"] == {"network": "prediction_fast", "sampler": "renoise", "steps": 4}
+    journal = Kept()
+    next(simulator.run(DRIVE, journal=journal))
+    told = simulator.labels(DRIVE).at(range(10), 1.875).arrays(simulator.settings.max_boxes)
+    labels = {name: torch.from_numpy(values[None]) for name, values in told.items()}
+    window = simulator.fill("image", [DRIVE.seed], [0], (10, *simulator.latent_shape), labels)
+    assert torch.equal(journal.pieces[0], window[0, :1])
+    assert not torch.equal(window[0, 1:9], journal.pieces[1][:8]), "the rest of it is made again, with the first frame known"
+
+
+def test_an_opening_student_is_used_for_nothing_else_and_only_where_it_is_wanted(opening: Checkpoint, both: Checkpoint) -> None:
+    assert Simulator(opening, rollout_settings(opening, "full")).passes()["image"]["network"] == "image"
+    silent = {**opening.settings, "prediction_fast": both.settings["prediction_fast"]}
+    assert pass_networks(silent, opening.networks, "fast")["image"].name == "image"
+    beside = {**both.settings, "prediction_fast": opening.settings["prediction_fast"]}
+    assert pass_networks(beside, both.networks, "fast")["image"].name == "image_fast"
+    with pytest.raises(UsageError, match="built into prediction_fast by distillation"):
+        rollout_settings(opening, label_guidance=2.0)
+
+
+def test_an_opening_window_costs_what_any_window_costs(opening: Checkpoint) -> None:
+    costs = Costs(described(opening), opening.settings, rollout_settings(opening), None)
+    assert costs.image() == costs.keyframes() and "image" not in costs.networks
+    assert costs.flop(60.0)["image"] == 4 * costs.keyframes().flop
+
+
+# a worse version to be led away from
+
+
+@pytest.fixture(scope="module")
+def led(plain: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """With worse versions of image and prediction, other random weights, that model.json wants to be led away from."""
+    found = changed(plain, tmp_path_factory.mktemp("led") / "weights", rollout={**plain.settings["rollout"], "autoguidance": 2.0})
+    for name, worse in WORSE.items():
+        network = plain.network(name)
+        other = build(network.recipe)
+        other.load_state_dict({key: 0.9 * value for key, value in network.state_dict().items()})
+        save_network(found.folder / worse, other, {"stage": "toy"})
+    return load_checkpoint(found.folder)
+
+
+def test_both_passes_are_led_away_from_their_worse_networks(led: Checkpoint, plain: Checkpoint) -> None:
+    def first(scale: float, stage: str) -> torch.Tensor:
+        plainly = {"steps_image": 1, "steps_keyframes": 1, "guidance": 1, "label_guidance": 1}
+        simulator = Simulator(led, rollout_settings(led, autoguidance=scale, **plainly))
+        shape = (1 if stage == "image" else 10, *simulator.latent_shape)
+        return simulator.fill(stage, [3], [0], shape, {})
+
+    for stage in ("image", "keyframes"):  # one call answers noise alone, so what is added is the scale times one difference
+        once, twice, thrice = (first(scale, stage) for scale in (1.0, 2.0, 3.0))
+        assert (twice - once).abs().max() > 1e-3
+        torch.testing.assert_close(thrice - once, 2 * (twice - once), atol=1e-4, rtol=1e-4)
+    assert rollout_settings(led).autoguidance == 2.0
+    assert Simulator(plain, rollout_settings(plain)).worse == {}
+    assert set(Simulator(led, rollout_settings(led)).worse) == {"image", "keyframes"}
+
+
+def test_autoguidance_needs_worse_networks(plain: Checkpoint, both: Checkpoint) -> None:
+    with pytest.raises(UsageError, match="holds no image_worse or prediction_worse"):
+        rollout_settings(plain, autoguidance=3.0)
+    with pytest.raises(UsageError, match="built into image_fast and prediction_fast by distillation"):
+        rollout_settings(both, autoguidance=3.0)
+
+
+def test_costs_count_the_worse_networks(led: Checkpoint, plain: Checkpoint) -> None:
+    with_it, without = (Costs(described(led), led.settings, rollout_settings(led, autoguidance=scale), None) for scale in (2.0, 1.0))
+    assert set(with_it.networks) - set(without.networks) == set(WORSE.values())
+    here, there = with_it.flop(60.0), without.flop(60.0)
+    assert here["image"] == pytest.approx(1.5 * there["image"]), "guided about labels, so two calls become three"
+    assert here["keyframes"] == pytest.approx(4 / 3 * there["keyframes"]), "and three become four"
+    assert here["interpolation"] == there["interpolation"]
 
 
 # on disk and on the command line

@@ -15,7 +15,10 @@ from drivesim.diffusion.frame_mask import Known
 from drivesim.diffusion.parameterization import Parameterization, parameterization_named
 from drivesim.errors import DrivesimError
 
-__all__ = ["Denoiser", "Labels", "Network", "call_network", "guided", "hold_known", "label_guided", "network_denoiser", "window_denoiser"]
+__all__ = [
+    "Denoiser", "Labels", "Network", "call_network", "guided", "hold_known", "network_denoiser", "pushed",
+    "window_denoiser",
+]  # fmt: skip
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x (b, t, c, h, w), sigma (b,)) -> x0 (b, t, c, h, w)."""
@@ -68,7 +71,7 @@ def network_denoiser(network: Network, parameterization: str | Parameterization,
     return denoise
 
 
-def _pushed(full: Denoiser, *pushes: tuple[Denoiser, float]) -> Denoiser:
+def pushed(full: Denoiser, *pushes: tuple[Denoiser, float]) -> Denoiser:
     """x0 + sum over pushes of (scale - 1) (x0 - x0 of the denoiser told less); a scale of 1 costs no call."""
     active = [(told_less, scale) for told_less, scale in pushes if scale != 1.0]
     if not active:
@@ -84,14 +87,11 @@ def _pushed(full: Denoiser, *pushes: tuple[Denoiser, float]) -> Denoiser:
 def guided(full: Denoiser, told_less: Denoiser, scale: float) -> Denoiser:
     """Guidance, Eq. 4 on x0: f(l) + s (f(c, l) - f(l)), with ``full`` = f(c, l) and ``told_less`` = f(l).
 
-    c is the context, l the labels. Guiding by labels alone is the same with f(l) and f(). Scale 1 is ``full`` itself, at no extra call.
+    c is the context, l the labels. Guiding by labels alone is the same with f(l) and f(). Autoguidance (Karras et al. 2024, Eq. 3) is the
+    same with a worse version of the network (less trained, or smaller) in place of one that is told less: both err alike, the worse one
+    farther, so the way from it to ``full`` leads on to what neither reaches. Scale 1 is ``full`` itself, at no extra call.
     """
-    return _pushed(full, (told_less, scale))
-
-
-def label_guided(full: Denoiser, without_context: Denoiser, without_labels: Denoiser, context_scale: float, label_scale: float) -> Denoiser:
-    """Eq. 4 with a scale for the labels too: f(l) + s_c (f(c, l) - f(l)) + (s_l - 1) (f(c, l) - f(c)); three calls, fewer at scale 1."""
-    return _pushed(full, (without_context, context_scale), (without_labels, label_scale))
+    return pushed(full, (told_less, scale))
 
 
 def hold_known(denoiser: Denoiser, known: Known | None) -> Denoiser:
@@ -114,15 +114,21 @@ def window_denoiser(
     context_scale: float = 1.0,
     label_scale: float = 1.0,
     null_labels: Labels = None,
+    worse: Network | None = None,
+    autoguidance: float = 1.0,
 ) -> Denoiser:
-    """A network -> the denoiser that a rollout samples with: labels, known frames and both guidances bound in.
+    """A network -> the denoiser that a rollout samples with: labels, known frames and all guidance bound in.
 
-    ``null_labels`` is what f(c) is told instead of ``labels``; None = every label null.
+    ``null_labels`` is what f(c) is told instead of ``labels``; None = every label null.   ``worse``: the network of autoguidance, which is
+    told the same as ``network``; None = no autoguidance.
     """
 
     def told(labels: Labels, known: Known | None) -> Denoiser:
         return network_denoiser(network, parameterization, labels, known)
 
     context_scale = 1.0 if known is None else context_scale
-    both = label_guided(told(labels, known), told(labels, None), told(null_labels, known), context_scale, label_scale)
-    return hold_known(both, known)
+    full = told(labels, known)
+    pushes = [(told(labels, None), context_scale), (told(null_labels, known), label_scale)]
+    if worse is not None:
+        pushes.append((network_denoiser(worse, parameterization, labels, known), autoguidance))
+    return hold_known(pushed(full, *pushes), known)

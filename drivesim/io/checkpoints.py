@@ -26,8 +26,8 @@ from drivesim.recipes import RecipeError, build
 from .atomic import replacing, write_json
 
 __all__ = [
-    "FAST", "FORMAT", "NETWORKS", "REFINER", "STAGES", "UPSAMPLERS", "VERSION", "WEIGHTS", "Checkpoint", "CheckpointError", "file_hash",
-    "load_checkpoint", "load_network", "save_network", "save_settings",
+    "FAST", "FORMAT", "NETWORKS", "REFINER", "STAGES", "UPSAMPLERS", "VERSION", "WEIGHTS", "WORSE", "Checkpoint", "CheckpointError",
+    "file_hash", "load_checkpoint", "load_network", "save_network", "save_settings",
 ]  # fmt: skip
 
 FORMAT = "drivesim-checkpoint"
@@ -43,7 +43,9 @@ UPSAMPLERS = {
 """Networks that a folder may hold besides: 4x upsampling frame by frame and over time, in many calls and in one."""
 REFINER = {"refiner": "7_refiner"}
 """And what gives finished frames what they lack."""
-STAGES = {**NETWORKS, **FAST, **UPSAMPLERS, **REFINER}
+WORSE = {"image": "image_worse", "prediction": "prediction_worse"}
+"""Network -> its less trained version that a folder may hold, for autoguidance."""
+STAGES = {**NETWORKS, **FAST, **UPSAMPLERS, **REFINER, **{worse: NETWORKS[name] for name, worse in WORSE.items()}}
 PRESETS = ("mini", "rds", "toy")
 WEIGHTS = Path(drivesim.__file__).parent / "weights"
 

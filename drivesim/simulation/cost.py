@@ -25,7 +25,6 @@ from drivesim.models.frame_interpolator import FrameInterpolator
 from drivesim.models.video_unet import FrameByFrame, VideoUNet
 from drivesim.recipes import build
 from drivesim.simulation.accelerate import HEAVY, PRECISIONS
-from drivesim.simulation.fill import PassSettings
 from drivesim.simulation.plan import FACTOR, decode_chunks, plan_rollout
 from drivesim.simulation.quality import pass_networks
 from drivesim.simulation.settings import RolloutSettings
@@ -81,6 +80,7 @@ class Costs:
     def _loaded(self, networks: Mapping[str, nn.Module]) -> list[str]:
         passes = [kind for kind in self.serving if kind != "interpolation" or self.interpolates]
         wanted = ["autoencoder", *(self.serving[kind].name for kind in passes), *([self.enlarger] if self.enlarger else [])]
+        wanted += [name for kind in passes if (name := self._worse(kind)) is not None]
         wanted += ["refiner"] if self.settings.refine else []
         return [name for name in wanted if name in networks]
 
@@ -106,20 +106,26 @@ class Costs:
 
     # one call of a network in each pass
 
+    def _worse(self, kind: str) -> str | None:
+        """Name of the network that autoguidance leads away from in a pass, where there is one and it is wanted."""
+        serving = self.serving[kind]
+        return serving.worse if serving.settings(self.settings, kind).autoguidance != 1 else None
+
     def image(self) -> Call:
         """The first frame."""
-        return self._windows("image", 1, 1)
+        name = self.serving["image"].name
+        return self._windows(name, 1, self.window if isinstance(self.networks[name], VideoUNet) else 1)
 
     def keyframes(self) -> Call:
         """One window of keyframes."""
-        return self._windows("keyframes", 1, self.window)
+        return self._windows(self.serving["keyframes"].name, 1, self.window)
 
     def interpolation(self, batch: int = 1) -> Call:
         """Windows between ``batch`` pairs of neighbours."""
         name = self.serving["interpolation"].name
         network = self.networks[name]
         if not isinstance(network, FrameInterpolator):
-            return self._windows("interpolation", batch, FACTOR + 1)
+            return self._windows(name, batch, FACTOR + 1)
         ends = (batch, 3, *self.frame_shape)
         return self._once((name, batch), lambda: network(torch.zeros(ends), torch.zeros(ends), None, FACTOR + 1))
 
@@ -201,17 +207,22 @@ class Costs:
         settings = self.settings
         plan = plan_rollout(duration_s, settings.fps, float(self.model["keyframe_fps"]), self.window)
         pairs = sum(plan.level_frames(level) - 1 for level in range(plan.levels))
-        steps = {kind: _calls(network.settings(settings, kind)) for kind, network in self.serving.items()}
-        result = {"image": steps["image"] * self.image().flop}
-        result["keyframes"] = sum(1 for _ in plan.windows()) * steps["keyframes"] * self.keyframes().flop
+        result = {"image": self._sampled("image", self.image(), 1)}
+        result["keyframes"] = sum(1 for _ in plan.windows()) * self._sampled("keyframes", self.keyframes(), self.window)
         if pairs:
-            result["interpolation"] = pairs * steps["interpolation"] * self.interpolation().flop
+            result["interpolation"] = pairs * self._sampled("interpolation", self.interpolation())
         result["decode"] = self._decoding(plan.keyframes if self.moves else plan.frames)
         if self.refines:
             result["refinement"] = plan.frames * settings.refine_looks * self.refinement().flop
         if self.upsampling is not None:
             result["upsampling"] = self._enlarging(plan.frames, self.upsampling)
         return result
+
+    def _sampled(self, kind: str, call: Call, frames: int = 0) -> float:
+        """Operations of a whole pass over one window of ``frames``, by Eq. 4 and with autoguidance."""
+        how, worse = self.serving[kind].settings(self.settings, kind), self._worse(kind)
+        calls = 1 + (how.guidance != 1) + (how.label_guidance != 1)
+        return how.steps * (calls * call.flop + (0 if worse is None else self._windows(worse, 1, frames).flop))
 
     def _decoding(self, frames: int) -> float:
         """Every frame once, and at the borders of chunks what is only looked at: half of that of ``decode`` on each side, where there is
@@ -237,29 +248,23 @@ class Costs:
         network: Any = self.networks[str(self.enlarger)]
         return network if isinstance(network, VideoUNet) else FrameByFrame(network)
 
-    def _windows(self, kind: str, batch: int, frames: int) -> Call:
-        """One network call of a pass over windows of latents; what is known is told as at the start of a rollout."""
-        serving = self.serving[kind]
-        network: Any = self.networks[serving.name]
-        network = FrameByFrame(network) if kind == "image" else network
+    def _windows(self, name: str, batch: int, frames: int) -> Call:
+        """One call of a network over windows of latents; what is known is told as at the start of a rollout."""
+        network: Any = self.networks[name]
+        network = network if isinstance(network, VideoUNet) else FrameByFrame(network)
 
         def call() -> Tensor:
             x = torch.zeros(batch, frames, *self.latent_shape)
             known = Known(x, torch.zeros(batch, frames, dtype=torch.bool), torch.zeros(batch), x) if frames > 1 else None
-            return window_denoiser(network, serving.parameterization, {}, known)(x, torch.ones(batch))
+            return window_denoiser(network, "velocity", {}, known)(x, torch.ones(batch))  # each costs the same
 
-        return self._once((serving.name, batch), call)
+        return self._once((name, batch, frames), call)
 
     def _once(self, key: tuple[Any, ...], call: Callable[[], Any]) -> Call:
         """``call`` traced; the first element of ``key`` names the network, "decode" the autoencoder."""
         if key not in self._known:
             self._known[key] = trace(call, self._precision(str(key[0])))
         return self._known[key]
-
-
-def _calls(settings: PassSettings) -> int:
-    """Network calls of a whole pass over one window, by Eq. 4."""
-    return settings.steps * (1 + (settings.guidance != 1) + (settings.label_guidance != 1))
 
 
 def _line(first: tuple[int, int], second: tuple[int, int], place: int) -> int:

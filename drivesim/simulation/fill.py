@@ -37,7 +37,7 @@ class PassSettings:
     """How one pass samples. sampler: a name of SAMPLERS, or RENOISE.
 
     guidance: scale of Eq. 4 (1 = one network call, no guidance).   label_guidance: s_l (1 = none).   guided_labels: which labels it is
-    about, see ``guided_names``.
+    about, see ``guided_names``.   autoguidance: its scale, where there is a worse network (1 = none).
     """
 
     sampler: str
@@ -47,6 +47,7 @@ class PassSettings:
     context_level: float = 0.0
     """Noise level put on the known frames, 0..1, and told to the network."""
     guided_labels: str = EVERY_LABEL
+    autoguidance: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,14 @@ class Filler:
 
     def __call__(
         self, network: nn.Module, stage: str, seeds: Sequence[int], windows: Sequence[int], shape: Sequence[int], labels: Labels,
-        settings: PassSettings, context: Context | None = None,
+        settings: PassSettings, context: Context | None = None, worse: nn.Module | None = None,
     ) -> Tensor:  # fmt: skip
         """Sample windows of latents.
 
         Args:
             network: VideoUNet or FrameByFrame. stage: one of PASSES. seeds, windows: what their noise is counted by, one per row.
             shape: (t, c, h, w).
-            labels: tensors (b, t, ...). context: frames to keep; they come back as they were.
+            labels: tensors (b, t, ...). context: frames to keep; they come back as they were. worse: the network of autoguidance.
 
         Returns: latents (b, t, c, h, w), finite.
 
@@ -103,6 +104,7 @@ class Filler:
         denoiser = window_denoiser(
             network, self.parameterization, labels, known,
             context_scale=settings.guidance, label_scale=settings.label_guidance, null_labels=null_labels(labels, settings.guided_labels),
+            worse=worse, autoguidance=settings.autoguidance,
         )  # fmt: skip
         try:
             x0 = self._sample(denoiser, stage, seeds, windows, shape, settings)

@@ -32,13 +32,15 @@ class KeyframePass:
     Args:
         lanes: the rollouts. fill: makes windows. encode: uint8 frames (n, H, W, 3) -> latents (n, c, h, w). shape: (c, h, w).
         timed: a context that counts the seconds spent in it under a pass's name.
+        opening: keyframes of the window that a rollout's first one is made in; the others are thrown away.
     """
 
     def __init__(
         self, lanes: Sequence[Lane], fill: Fill, encode: Callable[[np.ndarray], Tensor], shape: Sequence[int], device: torch.device,
-        timed: Callable[[str], AbstractContextManager[object]],
+        timed: Callable[[str], AbstractContextManager[object]], opening: int = 1,
     ) -> None:  # fmt: skip
         self.lanes, self.fill, self.encode, self.shape, self.device, self.timed = lanes, fill, encode, tuple(shape), device, timed
+        self.opening = opening
         self._windows = [lane.plan.windows() for lane in lanes]
         self._waiting: list[deque[tuple[Window, Tensor]]] = [deque() for _ in lanes]
         self._begun: tuple[Tensor, ...] = ()
@@ -72,9 +74,9 @@ class KeyframePass:
             rest = [row for row, latents in enumerate(found) if latents is None]
             if rest:
                 lanes = [self.lanes[row] for row in rest]
-                labels = _stacked([lane.told(range(1), lane.plan.keyframe_fps) for lane in lanes], self.device)
+                labels = _stacked([lane.told(range(self.opening), lane.plan.keyframe_fps) for lane in lanes], self.device)
                 seeds = [seed for lane in lanes for seed in lane.seeds("image", [0])]
-                made = self.fill("image", seeds, [0] * len(lanes), (1, *self.shape), labels, None)
+                made = self.fill("image", seeds, [0] * len(lanes), (self.opening, *self.shape), labels, None)[:, :1]
                 for row, lane, latents in zip(rest, lanes, made, strict=True):
                     found[row] = self._saved(lane, 0, latents)
         return [latents for latents in found if latents is not None]

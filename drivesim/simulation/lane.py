@@ -5,9 +5,9 @@ This file does not know networks, samplers or files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from drivesim.labels import Scenario
 from drivesim.simulation.plan import FACTOR, RolloutPlan
 from drivesim.simulation.scenes.sampling import ScenarioLabels
 
-__all__ = ["KeyframeJournal", "Lane", "NoJournal"]
+__all__ = ["KeyframeJournal", "Lane", "NoJournal", "in_turn"]
+
+Item = TypeVar("Item")
 
 
 class KeyframeJournal(Protocol):
@@ -67,3 +69,15 @@ class Lane:
         if stage != "keyframes":
             first = (window.made.start - 1) * FACTOR ** (int(stage.rpartition("_")[2]) - 1)
         return [self.scenario.seed if number < first else branch.seed for number in windows]
+
+
+def in_turn(rollouts: Sequence[Iterator[Item]]) -> Iterator[tuple[int, Item]]:
+    """(number of the rollout, its next item), one of each in turn until all are through."""
+    left = dict(enumerate(rollouts))
+    while left:
+        for row in list(left):
+            item = next(left[row], None)
+            if item is None:
+                del left[row]
+            else:
+                yield row, item

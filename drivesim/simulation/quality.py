@@ -10,6 +10,8 @@ of it:
     noise                        scale of the noise that sampling begins with (few calls only), 1 where nothing is said
     guided                       false: its teacher was not guided, so guidance is chosen as for an ordinary network (few calls only)
     sampler                      that it was taught for (few calls only), renoise where nothing is said
+    opens                        true: it also makes the first frame, in a window of which nothing is known (prediction_fast only), where
+                                 there is no image_fast
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 from drivesim.diffusion.noise import NoiseSchedule
 from drivesim.diffusion.samplers import SAMPLERS
 from drivesim.errors import DrivesimError, UsageError
-from drivesim.io.checkpoints import FAST
+from drivesim.io.checkpoints import FAST, WORSE
 from drivesim.models.conditioning import EVERY_LABEL
 from drivesim.recipes import build
 from drivesim.simulation.fill import RENOISE, Filler, PassSettings
@@ -33,7 +35,7 @@ __all__ = ["NETWORK_OF", "Described", "PassNetwork", "pass_networks", "qualities
 
 NETWORK_OF = {"image": "image", "keyframes": "prediction", "interpolation": "interpolation"}
 """Pass -> the plain name of the network that serves it."""
-GUIDED = {"guidance": ("keyframes",), "label_guidance": ("image", "keyframes")}
+GUIDED = {"guidance": ("keyframes",), "label_guidance": ("image", "keyframes"), "autoguidance": ("image", "keyframes")}
 """Setting -> the passes that it is for."""
 
 
@@ -49,7 +51,8 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class PassNetwork:
-    """The network that serves a pass. calls: None = an ordinary network.   scale: see ``Filler``.   sampler: of few calls."""
+    """The network that serves a pass. calls: None = an ordinary network.   scale: see ``Filler``.   sampler: of few calls.   worse: name of
+    the network that autoguidance leads away from, None where there is none."""
 
     name: str
     schedule: NoiseSchedule
@@ -58,6 +61,7 @@ class PassNetwork:
     scale: float = 1.0
     sampler: str = RENOISE
     guided: bool = True
+    worse: str | None = None
 
     def filler(self, device: torch.device) -> Filler:
         """The door to the samplers for this network."""
@@ -70,13 +74,14 @@ class PassNetwork:
             UsageError: several steps of a network that begins without noise.
         """
         plain = rollout.of_pass(stage)
+        plain = plain if self.worse else replace(plain, autoguidance=1.0)
         if self.calls is None:
             return plain
         if self.scale != 1 and plain.steps != 1:
             mend = f"rollout.steps_{stage.partition('_')[0]}=1"
             raise UsageError(f"{self.name} begins without noise, so it makes one call, not {plain.steps}: take {mend}")
         few = replace(plain, sampler=self.sampler)
-        return replace(few, guidance=1.0, label_guidance=1.0) if self.guided else few
+        return replace(few, guidance=1.0, label_guidance=1.0, autoguidance=1.0) if self.guided else few
 
 
 def pass_networks(model: Mapping[str, Any], names: Collection[str], quality: str) -> dict[str, PassNetwork]:
@@ -89,8 +94,11 @@ def pass_networks(model: Mapping[str, Any], names: Collection[str], quality: str
         DrivesimError: model.json says too little of a network, or names one of a kind that is gone.
     """
     there = set(names) if quality == "fast" else set()
-    fast = {plain for plain in NETWORK_OF.values() if f"{plain}_fast" in there and "calls" not in model.get(plain, {})}
-    return {kind: _told(model, f"{plain}_fast" if plain in fast else plain) for kind, plain in NETWORK_OF.items()}
+    fast = {plain: f"{plain}_fast" for plain in NETWORK_OF.values() if f"{plain}_fast" in there and "calls" not in model.get(plain, {})}
+    if "prediction" in fast and model.get("prediction_fast", {}).get("opens"):
+        fast.setdefault("image", "prediction_fast")
+    serving = {kind: _told(model, fast.get(plain, plain)) for kind, plain in NETWORK_OF.items()}
+    return {kind: replace(one, worse=WORSE[one.name] if WORSE.get(one.name) in names else None) for kind, one in serving.items()}
 
 
 def _told(model: Mapping[str, Any], name: str) -> PassNetwork:
@@ -150,13 +158,19 @@ def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes
     defaults |= {name: 1.0 for name, passes in GUIDED.items() if built_in.issuperset(passes)}
     chosen = RolloutSettings.of(defaults, **{**wishes, "quality": quality})
     _check(chosen, few, wishes)
+    plain = [kind for kind in GUIDED["autoguidance"] if kind not in built_in]
+    if plain and wishes.get("autoguidance") not in (None, 1) and not any(serving[kind].worse for kind in plain):
+        raise UsageError(
+            f"rollout.autoguidance={chosen.autoguidance}: this checkpoint holds no {' or '.join(sorted(WORSE.values()))}, less trained "
+            "versions to be led away from; leave it out, or train them (docs/training-mini.md)"
+        )
     return chosen
 
 
 def _check(chosen: RolloutSettings, few: Mapping[str, PassNetwork], wishes: Mapping[str, Any]) -> None:
     """Can networks of few calls do what was asked of them?"""
     for name, passes in {**GUIDED, "guided_labels": GUIDED["label_guidance"]}.items():
-        refusing = [few[kind].name for kind in passes if kind in few and few[kind].guided]
+        refusing = list(dict.fromkeys(few[kind].name for kind in passes if kind in few and few[kind].guided))
         if refusing and wishes.get(name) not in (None, 1, EVERY_LABEL):
             raise UsageError(
                 f"rollout.{name}={wishes[name]}: guidance was built into {' and '.join(refusing)} by distillation and cannot be chosen; "

@@ -58,6 +58,8 @@ class RolloutSettings:
     guided_labels: str = EVERY_LABEL
     """What label guidance is about: all labels, or names joined by "+". Led away from "any time of day", days are too bright and nights too
     dark; boxes need the lead."""
+    autoguidance: float = 1.0
+    """Scale of guidance away from what a worse version of the network makes of the same (1 = none), where the checkpoint holds one."""
     context_level: float = 0.05
     """Noise level (sigma) put on known keyframes: what keeps long rollouts from drifting."""
     interpolation_context_level: float = 0.0
@@ -87,7 +89,7 @@ class RolloutSettings:
         for name in ("context_level", "interpolation_context_level"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"rollout.{name} must lie in 0..1, not {getattr(self, name)}")
-        for name in ("guidance", "label_guidance"):
+        for name in ("guidance", "label_guidance", "autoguidance"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"rollout.{name} must be a number from 0, not {getattr(self, name)}")
         guided_names(self.guided_labels)
@@ -104,9 +106,9 @@ class RolloutSettings:
 
     def of_pass(self, stage: str) -> PassSettings:
         """How an ordinary network samples in the pass ``stage``, a name of ``PASSES``; ``PassNetwork.settings`` knows whether it is one."""
+        guided: dict[str, Any] = {name: getattr(self, name) for name in ("label_guidance", "guided_labels", "autoguidance")}
         if stage == "image":
-            return PassSettings(self.sampler, self.steps_image, 1.0, self.label_guidance, guided_labels=self.guided_labels)
+            return PassSettings(self.sampler, self.steps_image, **guided)
         if stage == "keyframes":
-            scales = (self.guidance, self.label_guidance, self.context_level)
-            return PassSettings(self.sampler, self.steps_keyframes, *scales, guided_labels=self.guided_labels)
+            return PassSettings(self.sampler, self.steps_keyframes, self.guidance, context_level=self.context_level, **guided)
         return PassSettings(self.sampler, self.steps_interpolation, context_level=self.interpolation_context_level)

@@ -34,7 +34,7 @@ from drivesim.simulation.accelerate import accelerate
 from drivesim.simulation.device import Stopwatch, pick_device
 from drivesim.simulation.fill import Context
 from drivesim.simulation.keyframes import KeyframePass
-from drivesim.simulation.lane import KeyframeJournal, Lane, NoJournal
+from drivesim.simulation.lane import KeyframeJournal, Lane, NoJournal, in_turn
 from drivesim.simulation.plan import FACTOR, Chunk, RolloutPlan, decode_chunks, plan_rollout
 from drivesim.simulation.quality import pass_networks
 from drivesim.simulation.scenes.sampling import ScenarioLabels
@@ -71,8 +71,13 @@ class Simulator:
         """Pass that there is -> how it samples."""
         checkpoint.demand(["autoencoder", *(self.networks[kind].name for kind in self.how)])
         self.autoencoder: Autoencoder | IdentityAutoencoder = self._network("autoencoder", Autoencoder, IdentityAutoencoder)
-        self.image = FrameByFrame(self._network(self.networks["image"].name, ImageNetwork))
         self.prediction: VideoUNet = self._network(self.networks["keyframes"].name, VideoUNet)
+        opens = self.networks["image"].name == self.networks["keyframes"].name
+        self.image = self.prediction if opens else FrameByFrame(self._network(self.networks["image"].name, ImageNetwork))
+        led = {kind: self.networks[kind].worse for kind, how in self.how.items() if how.autoguidance != 1}
+        worse = {kind: self._network(name, ImageNetwork, VideoUNet) for kind, name in led.items() if name is not None}
+        self.worse = {kind: network if isinstance(network, VideoUNet) else FrameByFrame(network) for kind, network in worse.items()}
+        """Pass -> what autoguidance leads away from, where it is wanted."""
         self.interpolation: VideoUNet | FrameInterpolator | None = (
             self._network(self.networks["interpolation"].name, VideoUNet, FrameInterpolator) if between else None
         )
@@ -98,7 +103,8 @@ class Simulator:
             raise DrivesimError("this simulator was built for keyframes only")
         if isinstance(network, FrameInterpolator):
             raise DrivesimError(f"the {kind} network of this checkpoint moves frames, it makes no latents")
-        return self.networks[kind].filler(self.device)(network, stage, seeds, windows, shape, labels, self.how[kind], context)
+        fill = self.networks[kind].filler(self.device)
+        return fill(network, stage, seeds, windows, shape, labels, self.how[kind], context, self.worse.get(kind))
 
     def passes(self) -> dict[str, dict[str, Any]]:
         """Pass -> the network that serves it, its sampler and network calls a window, for people and rollout.json."""
@@ -156,10 +162,11 @@ class Simulator:
         lanes = [self._lane(drive) for drive in drives]
         keyframes = self._keyframes(lanes)
         runs = [_Run(self, lane, keyframes, row).steps(0) for row, lane in enumerate(lanes)]
-        return _in_turn(runs if after is None else [after(row, steps) for row, steps in enumerate(runs)])
+        return in_turn(runs if after is None else [after(row, steps) for row, steps in enumerate(runs)])
 
     def _keyframes(self, lanes: Sequence[Lane]) -> KeyframePass:
-        return KeyframePass(lanes, self.fill, self._encoded, self.latent_shape, self.device, self.stopwatch.timed)
+        opening = self.image.frames if isinstance(self.image, VideoUNet) else 1
+        return KeyframePass(lanes, self.fill, self._encoded, self.latent_shape, self.device, self.stopwatch.timed, opening)
 
     def _encoded(self, shots: np.ndarray) -> Tensor:
         frames = as_floats(torch.from_numpy(np.ascontiguousarray(shots))).permute(0, 3, 1, 2)
@@ -174,17 +181,6 @@ class Simulator:
             raise UsageError(f"a start must be one or two uint8 frames of {self.height}x{self.width}x3, not {shots.dtype} {shots.shape}")
         plan = self.plan(scenario, 1 if shots is None else len(shots))
         return Lane(scenario, plan, self.labels(scenario), shots, drive.journal or NoJournal(), self.settings.max_boxes)
-
-
-def _in_turn(runs: Sequence[Iterator[Step]]) -> Iterator[tuple[int, Step]]:
-    left = dict(enumerate(runs))
-    while left:
-        for row in list(left):
-            step = next(left[row], None)
-            if step is None:
-                del left[row]
-            else:
-                yield row, step
 
 
 @dataclass(frozen=True)

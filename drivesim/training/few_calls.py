@@ -14,7 +14,6 @@ Legend: B batch   T frames   C channels   H, W height and width of latents   K c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,74 +26,19 @@ from drivesim.diffusion.parameterization import add_noise
 from drivesim.diffusion.samplers import SAMPLERS, leading_to, renoise
 from drivesim.errors import UsageError
 from drivesim.labels import CATEGORIES
-from drivesim.models.conditioning import EVERY_LABEL, RASTER_CHANNELS, drop_labels, guided_names, null_labels, raster_boxes
+from drivesim.models.conditioning import RASTER_CHANNELS, drop_labels, null_labels, raster_boxes
 from drivesim.models.discriminator import PatchDiscriminator3d
 from drivesim.shapes import expand_to, fold_time, unfold_time
 from drivesim.training.adversarial import adversarial
 from drivesim.training.decoded import DecodedDistance
 from drivesim.training.diffusion_module import DiffusionModule, single_frames
 from drivesim.training.freeze import weight_groups
+from drivesim.training.lessons import Lessons
 from drivesim.training.stage_module import Batch
 
-__all__ = ["FewCallModule", "Lessons", "window_critic"]
+__all__ = ["FewCallModule", "window_critic"]
 
 Labels = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What a student learns from.
-
-    calls: K, network calls of a window.   noise: scale of the noise that a student of one call is handed; 0 = none.
-    sampler: "renoise" or "ddim", and so what the teacher shows: the end of its flow, or the next level of it.
-    recorded_weight: of the distance to the recording, which at noise level sigma counts max(1 - sigma^2, mean_floor) / sigma^2: a
-    velocity's, less where little can be known.   box_weight: how much more it counts inside boxes.
-    adversarial_weight: push of the critic, in units of the push of the distances.   balance_limit: how often it may be magnified for
-    that: a critic that has nothing to say yet must not shout.   adversarial_from: step from which it pushes; it learns from the first on.
-    adversarial_below: it judges answers to noise up to this sigma only, 1 = all: what lies beyond is invented, and takes long to learn.
-    critic_scale: learning rate of the critic in units of the student's.   critic_noise: sigma that blurs the critic's sight.
-    teacher_weight: of the distance to where the teacher's flow ends.   teacher_steps: of the teacher, for each call of the student.
-    guidance, label_guidance, guided_labels: the teacher's (Eq. 4), and which labels the second is about.
-    own_share: share of batches that start where the student's own step from the level before leads.
-
-    Raises:
-        UsageError: a number that cannot be.
-    """
-
-    calls: int = 4
-    noise: float = 1.0
-    sampler: str = "renoise"
-    recorded_weight: float = 1.0
-    mean_floor: float = 0.1
-    box_weight: float = 0.0
-    adversarial_weight: float = 0.5
-    balance_limit: float = 2.0
-    adversarial_from: int = 0
-    adversarial_below: float = 1.0
-    critic_scale: float = 1.0
-    critic_noise: float = 0.1
-    teacher_weight: float = 1.0
-    teacher_steps: int = 4
-    guidance: float = 1.0
-    label_guidance: float = 1.0
-    guided_labels: str = EVERY_LABEL
-    own_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.calls < 1 or self.teacher_steps < 1:
-            raise UsageError(f"a student needs calls >= 1 and teacher_steps >= 1, not {self.calls} and {self.teacher_steps}")
-        if not 0 <= self.noise <= 1 or (self.noise < 1 and self.calls > 1):
-            raise UsageError(f"only a student of one call can be handed less noise than there is: noise={self.noise}, calls={self.calls}")
-        if self.sampler not in ("renoise", "ddim"):
-            raise UsageError(f"a student of few calls is sampled by renoise or ddim, not {self.sampler!r}")
-        guided_names(self.guided_labels)
-        if not (0 <= self.own_share <= 1 and 0 <= self.critic_noise < 1):
-            raise UsageError(f"own_share lies in 0..1 and critic_noise below 1, not {self.own_share} and {self.critic_noise}")
-
-    def described(self, taught: bool) -> dict[str, Any]:
-        """What a sampler must know of a student, as plain values. taught: by a teacher, whose guidance is in the student if it had any."""
-        guided = not taught or (self.guidance, self.label_guidance) != (1.0, 1.0)
-        return {"calls": self.calls, "noise": self.noise, "sampler": self.sampler, "guided": guided}
 
 
 def window_critic(channels: int, width: int = 32, levels: int = 2) -> PatchDiscriminator3d:
@@ -106,20 +50,24 @@ class FewCallModule(DiffusionModule):
     """Teach a network of latents to make windows in K calls.
 
     Args:
-        lessons: what it learns from.   teacher: frozen; None = learn from recordings and the critic alone.
+        lessons: what it learns from.   teacher: frozen; None = learn from recordings and the critic alone.   worse: a less trained version
+            of the teacher, for its autoguidance; None = the teacher has none.
         critic: of windows beside the box raster, see window_critic; None = no critic.
         decoded: distance to the recording of frames as they will be seen; None = of latents alone.
         more: as DiffusionModule; ``single_frames`` is the share of batches of single frames from the first step on.
     """
 
     def __init__(
-        self, *, lessons: Lessons, teacher: nn.Module | None = None, critic: nn.Module | None = None,
+        self, *, lessons: Lessons, teacher: nn.Module | None = None, worse: nn.Module | None = None, critic: nn.Module | None = None,
         decoded: DecodedDistance | None = None, **more: Any,
     ) -> None:  # fmt: skip
         super().__init__(**{"told": more.get("part"), **more})
         self.lessons, self.critic, self.decoded = lessons, critic, decoded
-        self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
-        self._helpers = (*self._helpers, "teacher.", "decoded.")
+        if (worse is None) != (lessons.autoguidance == 1):
+            given = "none" if worse is None else type(worse).__name__
+            raise UsageError(f"lessons.autoguidance={lessons.autoguidance} and a worse network ({given}): give both or neither")
+        self.teacher, self.worse = (None if one is None else one.requires_grad_(False).eval() for one in (teacher, worse))
+        self._helpers = (*self._helpers, "teacher.", "worse.", "decoded.")
         self.levels = self.objective.schedule.grid(lessons.calls)[:-1]
         """Noise levels of the student's inputs, float64 (K,), falling."""
 
@@ -228,7 +176,8 @@ class FewCallModule(DiffusionModule):
                 told = {name: value[rows] for name, value in labels.items()}
                 denoiser = window_denoiser(
                     self.teacher, self.objective.parameterization, told, known and known.rows(rows), context_scale=lessons.guidance,
-                    label_scale=lessons.label_guidance, null_labels=null_labels(told, lessons.guided_labels),
+                    label_scale=lessons.label_guidance, null_labels=null_labels(told, lessons.guided_labels), worse=self.worse,
+                    autoguidance=lessons.autoguidance,
                 )  # fmt: skip
                 first = place * lessons.teacher_steps
                 path = grid[first : first + lessons.teacher_steps + 1] if lessons.sampler == "ddim" else grid[first:]
