@@ -97,6 +97,11 @@ def test_a_student_learns_while_teacher_and_critic_look_on(monkeypatch: pytest.M
     assert any(not torch.equal(value, critic[name]) for name, value in student.critic.state_dict().items())
 
 
+def test_only_a_student_that_opens_rollouts_says_so() -> None:
+    assert module(Lessons(opens=True)).settings()["prediction_fast"]["opens"] is True
+    assert "opens" not in module(Lessons()).settings()["prediction_fast"]
+
+
 def test_the_levels_of_a_student_are_among_its_teachers() -> None:
     for calls, steps in ((1, 4), (4, 4), (3, 5)):
         torch.testing.assert_close(SCHEDULE.grid(calls * steps)[::steps], SCHEDULE.grid(calls))

@@ -67,4 +67,5 @@ class Lessons:
     def described(self, taught: bool) -> dict[str, Any]:
         """What a sampler must know of a student, as plain values. taught: by a teacher, whose guidance is in the student if it had any."""
         guided = not taught or (self.guidance, self.label_guidance, self.autoguidance) != (1.0, 1.0, 1.0)
-        return {"calls": self.calls, "noise": self.noise, "sampler": self.sampler, "guided": guided, "opens": self.opens}
+        said = {"calls": self.calls, "noise": self.noise, "sampler": self.sampler, "guided": guided}
+        return {**said, "opens": True} if self.opens else said
