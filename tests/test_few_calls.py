@@ -100,6 +100,8 @@ def test_a_student_learns_while_teacher_and_critic_look_on(monkeypatch: pytest.M
 def test_only_a_student_that_opens_rollouts_says_so() -> None:
     assert module(Lessons(opens=True)).settings()["prediction_fast"]["opens"] is True
     assert "opens" not in module(Lessons()).settings()["prediction_fast"]
+    with pytest.raises(UsageError, match="nothing is known; give them a share"):
+        module(Lessons(opens=True), policy=FirstFrames(probabilities=(0.0, 0.5, 0.5)))
 
 
 def test_the_levels_of_a_student_are_among_its_teachers() -> None:

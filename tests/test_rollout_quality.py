@@ -301,7 +301,7 @@ def led(plain: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoi
         network = plain.network(name)
         other = build(network.recipe)
         other.load_state_dict({key: 0.9 * value for key, value in network.state_dict().items()})
-        save_network(found.folder / worse, other, {"stage": "toy"})
+        save_network(found.folder / worse, other, {"stage": "toy"}, without={"image.": "image_worse"} if name == "prediction" else None)
     return load_checkpoint(found.folder)
 
 

@@ -72,14 +72,14 @@ def network_denoiser(network: Network, parameterization: str | Parameterization,
 
 
 def pushed(full: Denoiser, *pushes: tuple[Denoiser, float]) -> Denoiser:
-    """x0 + sum over pushes of (scale - 1) (x0 - x0 of the denoiser told less); a scale of 1 costs no call."""
-    active = [(told_less, scale) for told_less, scale in pushes if scale != 1.0]
+    """x0 + sum over pushes of (scale - 1) (x0 - x0 of a denoiser that is told less, or is worse); a scale of 1 costs no call."""
+    active = [(lesser, scale) for lesser, scale in pushes if scale != 1.0]
     if not active:
         return full
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         x0 = full(x, sigma)
-        return x0 + sum((scale - 1.0) * (x0 - told_less(x, sigma)) for told_less, scale in active)
+        return x0 + sum((scale - 1.0) * (x0 - lesser(x, sigma)) for lesser, scale in active)
 
     return denoise
 

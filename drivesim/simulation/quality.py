@@ -157,18 +157,13 @@ def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes
     built_in = {kind for kind, network in few.items() if network.guided}
     defaults |= {name: 1.0 for name, passes in GUIDED.items() if built_in.issuperset(passes)}
     chosen = RolloutSettings.of(defaults, **{**wishes, "quality": quality})
-    _check(chosen, few, wishes)
-    plain = [kind for kind in GUIDED["autoguidance"] if kind not in built_in]
-    if plain and wishes.get("autoguidance") not in (None, 1) and not any(serving[kind].worse for kind in plain):
-        raise UsageError(
-            f"rollout.autoguidance={chosen.autoguidance}: this checkpoint holds no {' or '.join(sorted(WORSE.values()))}, less trained "
-            "versions to be led away from; leave it out, or train them (docs/training-mini.md)"
-        )
+    _check(chosen, serving, wishes)
     return chosen
 
 
-def _check(chosen: RolloutSettings, few: Mapping[str, PassNetwork], wishes: Mapping[str, Any]) -> None:
-    """Can networks of few calls do what was asked of them?"""
+def _check(chosen: RolloutSettings, serving: Mapping[str, PassNetwork], wishes: Mapping[str, Any]) -> None:
+    """Can the networks do what was asked of them?"""
+    few = {kind: network for kind, network in serving.items() if network.calls is not None}
     for name, passes in {**GUIDED, "guided_labels": GUIDED["label_guidance"]}.items():
         refusing = list(dict.fromkeys(few[kind].name for kind in passes if kind in few and few[kind].guided))
         if refusing and wishes.get(name) not in (None, 1, EVERY_LABEL):
@@ -176,6 +171,11 @@ def _check(chosen: RolloutSettings, few: Mapping[str, PassNetwork], wishes: Mapp
                 f"rollout.{name}={wishes[name]}: guidance was built into {' and '.join(refusing)} by distillation and cannot be chosen; "
                 "take --quality full for that"
             )
+    if wishes.get("autoguidance") not in (None, 1) and not any(serving[kind].worse for kind in GUIDED["autoguidance"]):
+        raise UsageError(
+            f"rollout.autoguidance={chosen.autoguidance}: this checkpoint holds no {' or '.join(sorted(WORSE.values()))}, less trained "
+            "versions to be led away from; leave it out, or put them there (docs/training-mini.md)"
+        )
     for kind, network in few.items():
         network.settings(chosen, kind)
     if len(few) == len(NETWORK_OF) and wishes.get("sampler") is not None:

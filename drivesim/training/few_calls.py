@@ -68,6 +68,8 @@ class FewCallModule(DiffusionModule):
             raise UsageError(f"lessons.autoguidance={lessons.autoguidance} and a worse network ({given}): give both or neither")
         self.teacher, self.worse = (None if one is None else one.requires_grad_(False).eval() for one in (teacher, worse))
         self._helpers = (*self._helpers, "teacher.", "worse.", "decoded.")
+        if lessons.opens and not getattr(self.objective.known_policy, "probabilities", (0.0,))[0]:
+            raise UsageError("lessons.opens=true needs windows of which nothing is known; give them a share (known_policy.probabilities)")
         self.levels = self.objective.schedule.grid(lessons.calls)[:-1]
         """Noise levels of the student's inputs, float64 (K,), falling."""
 
