@@ -200,6 +200,16 @@ def test_the_teacher_is_led_away_from_its_worse_version() -> None:
     assert student.settings()["prediction_fast"]["guided"] is True
 
 
+def test_a_teacher_that_would_only_be_stronger_teaches_nothing_else() -> None:
+    """As above, where all of the push lies along x0: none of it is kept."""
+    lessons = Lessons(calls=4, teacher_steps=1, autoguidance=3.0, guidance_parallel=0.0)
+    student = module(lessons, teacher=Answers(3.0), worse=Answers(2.0))
+    taught = student._taught(torch.randn_like(batch()["latents"]), student.levels.float(), batch()["labels"], None)
+    torch.testing.assert_close(taught, torch.full_like(taught, 3.0), atol=1e-3, rtol=0)
+    with pytest.raises(UsageError, match=r"guidance_parallel is a share in 0..1, not 1.5"):
+        Lessons(guidance_parallel=1.5)
+
+
 @pytest.mark.parametrize(("scale", "worse"), [(3.0, None), (1.0, Answers(0.0))])
 def test_autoguidance_needs_a_scale_and_a_worse_network(scale: float, worse: nn.Module | None) -> None:
     with pytest.raises(UsageError, match=rf"lessons.autoguidance={scale} and a worse network .*: give both or neither"):

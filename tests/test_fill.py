@@ -108,6 +108,12 @@ def test_guidance_is_about_the_labels_that_are_named() -> None:
             RolloutSettings(guided_labels=wrong)
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_the_share_of_guidance_that_is_kept_lies_in_0_to_1(share: float) -> None:
+    with pytest.raises(UsageError, match=rf"rollout.guidance_parallel is a share in 0..1, not {share}"):
+        RolloutSettings(guidance_parallel=share)
+
+
 def test_a_network_gone_wrong_is_named() -> None:
     with pytest.raises(NonFiniteError, match=r"pass interpolation_1, windows 7 to 8: .* step 1 of 2"):
         filler()(Recording(math.nan), "interpolation_1", [0, 0], [7, 8], SHAPE, told(), PassSettings("ddim", 2), ends())

@@ -97,6 +97,27 @@ def test_autoguidance_goes_on_from_a_worse_network_through_the_network(scale: fl
     assert torch.allclose(denoiser(x, sigma), Gaussian(mean, 0.5)(x, sigma), atol=1e-8)
 
 
+@given(parallel=st.floats(0.0, 1.0), scale=SCALES)
+@settings(max_examples=20, deadline=None)
+def test_what_guidance_only_strengthens_is_kept_by_its_share(parallel: float, scale: float) -> None:
+    """Two frames apart: what is orthogonal to a frame's x0 stays whole, the rest is scaled, and at 1 nothing is touched."""
+    x0, lesser = draw(1, 1, 2, 3, 2, 2), draw(2, 1, 2, 3, 2, 2)
+    sigma = torch.tensor([0.5], dtype=torch.float64)
+    bound = pushed(lambda x, sigma: x0, (lambda x, sigma: lesser, scale), parallel=parallel)
+    push, whole = bound(x0, sigma) - x0, (scale - 1) * (x0 - lesser)
+    for frame in range(2):
+        unit = x0[0, frame].flatten() / x0[0, frame].norm()
+        kept, given = push[0, frame].flatten(), whole[0, frame].flatten()
+        assert torch.allclose(kept @ unit, parallel * (given @ unit), atol=1e-9)
+        assert torch.allclose(kept - (kept @ unit) * unit, given - (given @ unit) * unit, atol=1e-9)
+
+
+def test_a_frame_of_zeros_has_no_direction() -> None:
+    x, sigma = draw(0, 1, 1, 1, 2, 2), torch.tensor([0.5], dtype=torch.float64)
+    bound = pushed(lambda x, sigma: torch.zeros_like(x), (lambda x, sigma: torch.ones_like(x), 3.0), parallel=0.0)
+    assert torch.equal(bound(x, sigma), torch.full_like(x, -2.0))
+
+
 def test_scale_one_is_no_guidance_and_no_call() -> None:
     def never(x: Tensor, sigma: Tensor) -> Tensor:
         raise AssertionError("asked for nothing")

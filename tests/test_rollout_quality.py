@@ -212,6 +212,7 @@ def test_how_the_work_is_cut_does_not_show(both: Checkpoint) -> None:
         ({"guidance": 2.0}, r"rollout.guidance=2.0: .* built into prediction_fast by .*--quality full"),
         ({"label_guidance": 2.0}, r"rollout.label_guidance=2.0: .* image_fast and prediction_fast "),
         ({"guided_labels": "boxes"}, r"rollout.guided_labels=boxes: .* image_fast and prediction_fast "),
+        ({"guidance_parallel": 0.5}, r"rollout.guidance_parallel=0.5: .* image_fast and prediction_fast "),
         ({"steps_interpolation": 2}, r"interpolation_fast begins without noise, .* not 2: take rollout.steps_interpolation=1"),
         ({"sampler": "ddim"}, r"rollout.sampler=ddim: .*--quality full"),
         ({"quality": "quick"}, r"quality must be fast or full, not 'quick'"),

@@ -37,7 +37,8 @@ class PassSettings:
     """How one pass samples. sampler: a name of SAMPLERS, or RENOISE.
 
     guidance: scale of Eq. 4 (1 = one network call, no guidance).   label_guidance: s_l (1 = none).   guided_labels: which labels it is
-    about, see ``guided_names``.   autoguidance: its scale, where there is a worse network (1 = none).
+    about, see ``guided_names``.   autoguidance: its scale, where there is a worse network (1 = none).   guidance_parallel:
+    share kept of what all guidance would only strengthen, see ``denoiser.pushed``.
     """
 
     sampler: str
@@ -48,6 +49,7 @@ class PassSettings:
     """Noise level put on the known frames, 0..1, and told to the network."""
     guided_labels: str = EVERY_LABEL
     autoguidance: float = 1.0
+    guidance_parallel: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Filler:
         denoiser = window_denoiser(
             network, self.parameterization, labels, known,
             context_scale=settings.guidance, label_scale=settings.label_guidance, null_labels=null_labels(labels, settings.guided_labels),
-            worse=worse, autoguidance=settings.autoguidance,
+            worse=worse, autoguidance=settings.autoguidance, parallel=settings.guidance_parallel,
         )  # fmt: skip
         try:
             x0 = self._sample(denoiser, stage, seeds, windows, shape, settings)

@@ -164,7 +164,7 @@ def rollout_settings(checkpoint: Described, quality: str | None = None, **wishes
 def _check(chosen: RolloutSettings, serving: Mapping[str, PassNetwork], wishes: Mapping[str, Any]) -> None:
     """Can the networks do what was asked of them?"""
     few = {kind: network for kind, network in serving.items() if network.calls is not None}
-    for name, passes in {**GUIDED, "guided_labels": GUIDED["label_guidance"]}.items():
+    for name, passes in {**GUIDED, **dict.fromkeys(("guided_labels", "guidance_parallel"), GUIDED["label_guidance"])}.items():
         refusing = list(dict.fromkeys(few[kind].name for kind in passes if kind in few and few[kind].guided))
         if refusing and wishes.get(name) not in (None, 1, EVERY_LABEL):
             raise UsageError(

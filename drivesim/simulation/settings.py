@@ -60,6 +60,8 @@ class RolloutSettings:
     dark; boxes need the lead."""
     autoguidance: float = 1.0
     """Scale of guidance away from what a worse version of the network makes of the same (1 = none), where the checkpoint holds one."""
+    guidance_parallel: float = 1.0
+    """Share kept, 0..1, of what all this guidance would only strengthen (see ``denoiser.pushed``); less keeps light from drifting."""
     context_level: float = 0.05
     """Noise level (sigma) put on known keyframes: what keeps long rollouts from drifting."""
     interpolation_context_level: float = 0.0
@@ -93,6 +95,8 @@ class RolloutSettings:
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"rollout.{name} must be a number from 0, not {getattr(self, name)}")
         guided_names(self.guided_labels)
+        if not 0 <= self.guidance_parallel <= 1:
+            raise UsageError(f"rollout.guidance_parallel is a share in 0..1, not {self.guidance_parallel}")
         check_choices("rollout", self.precision, self.compile)
 
     @classmethod
@@ -106,7 +110,8 @@ class RolloutSettings:
 
     def of_pass(self, stage: str) -> PassSettings:
         """How an ordinary network samples in the pass ``stage``, a name of ``PASSES``; ``PassNetwork.settings`` knows whether it is one."""
-        guided: dict[str, Any] = {name: getattr(self, name) for name in ("label_guidance", "guided_labels", "autoguidance")}
+        names = ("label_guidance", "guided_labels", "autoguidance", "guidance_parallel")
+        guided: dict[str, Any] = {name: getattr(self, name) for name in names}
         if stage == "image":
             return PassSettings(self.sampler, self.steps_image, **guided)
         if stage == "keyframes":

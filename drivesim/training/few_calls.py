@@ -179,7 +179,7 @@ class FewCallModule(DiffusionModule):
                 denoiser = window_denoiser(
                     self.teacher, self.objective.parameterization, told, known and known.rows(rows), context_scale=lessons.guidance,
                     label_scale=lessons.label_guidance, null_labels=null_labels(told, lessons.guided_labels), worse=self.worse,
-                    autoguidance=lessons.autoguidance,
+                    autoguidance=lessons.autoguidance, parallel=lessons.guidance_parallel,
                 )  # fmt: skip
                 first = place * lessons.teacher_steps
                 path = grid[first : first + lessons.teacher_steps + 1] if lessons.sampler == "ddim" else grid[first:]

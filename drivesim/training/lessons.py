@@ -25,6 +25,7 @@ class Lessons:
     critic_scale: learning rate of the critic in units of the student's.   critic_noise: sigma that blurs the critic's sight.
     teacher_weight: of the distance to where the teacher's flow ends.   teacher_steps: of the teacher, for each call of the student.
     guidance, label_guidance, guided_labels: the teacher's (Eq. 4), and which labels the second is about.   autoguidance: its scale.
+    guidance_parallel: share kept of what all this guidance would only strengthen, see ``denoiser.pushed``; less keeps light from drifting.
     own_share: share of batches that start where the student's own step from the level before leads.
     opens: rollouts begin with a window of the student of which nothing is known, instead of a picture of the image network.
 
@@ -50,6 +51,7 @@ class Lessons:
     label_guidance: float = 1.0
     guided_labels: str = EVERY_LABEL
     autoguidance: float = 1.0
+    guidance_parallel: float = 1.0
     own_share: float = 0.0
     opens: bool = False
 
@@ -61,6 +63,8 @@ class Lessons:
         if self.sampler not in ("renoise", "ddim"):
             raise UsageError(f"a student of few calls is sampled by renoise or ddim, not {self.sampler!r}")
         guided_names(self.guided_labels)
+        if not 0 <= self.guidance_parallel <= 1:
+            raise UsageError(f"lessons.guidance_parallel is a share in 0..1, not {self.guidance_parallel}")
         if not (0 <= self.own_share <= 1 and 0 <= self.critic_noise < 1):
             raise UsageError(f"own_share lies in 0..1 and critic_noise below 1, not {self.own_share} and {self.critic_noise}")
 
