@@ -52,6 +52,13 @@ def test_two_networks_may_borrow_from_a_file_that_no_rollout_names(tmp_path: Pat
             assert torch.allclose(shipped.network(name).state_dict()[key], value, rtol=1e-3, atol=1e-4)
 
 
+def test_what_autoguidance_leads_away_from_is_shipped(tmp_path: Path) -> None:
+    trained = make_checkpoint(tmp_path / "trained")
+    save_network(tmp_path / "trained" / "image_worse", trained.network("image"), {})
+    ship(tmp_path / "trained", tmp_path / "shipped")
+    assert "image_worse" in load_checkpoint(tmp_path / "shipped").networks
+
+
 def test_only_the_quick_upsampler_is_shipped(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "trained")
     make_upsampler(tmp_path / "trained")

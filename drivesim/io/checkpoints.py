@@ -44,7 +44,7 @@ UPSAMPLERS = {
 REFINER = {"refiner": "7_refiner"}
 """And what gives finished frames what they lack."""
 WORSE = {"image": "image_worse", "prediction": "prediction_worse"}
-"""Network -> its less trained version that a folder may hold, for autoguidance."""
+"""Network -> a worse version of it (less trained, smaller or both) that a folder may hold, for autoguidance."""
 STAGES = {**NETWORKS, **FAST, **UPSAMPLERS, **REFINER, **{worse: NETWORKS[name] for name, worse in WORSE.items()}}
 PRESETS = ("mini", "rds", "toy")
 WEIGHTS = Path(drivesim.__file__).parent / "weights"

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from drivesim.io.checkpoints import FAST, NETWORKS, REFINER, UPSAMPLERS, load_checkpoint, save_network, save_settings
+from drivesim.io.checkpoints import FAST, NETWORKS, REFINER, UPSAMPLERS, WORSE, load_checkpoint, save_network, save_settings
 
-SHIPPED = (*NETWORKS, *FAST, *REFINER, "upsampler_fast")
+SHIPPED = (*NETWORKS, *FAST, *REFINER, *WORSE.values(), "upsampler_fast")
 """Networks that a rollout may read; of the upsamplers only the one that is quick enough."""
 
 __all__ = ["ship"]
