@@ -25,7 +25,7 @@ class Lessons:
     critic_scale: learning rate of the critic in units of the student's.   critic_noise: sigma that blurs the critic's sight.
     teacher_weight: of the distance to where the teacher's flow ends.   teacher_steps: of the teacher, for each call of the student.
     guidance, label_guidance, guided_labels: the teacher's (Eq. 4), and which labels the second is about.   autoguidance: its scale.
-    guidance_parallel: share kept of what all this guidance would only strengthen, see ``denoiser.pushed``; less keeps light from drifting.
+    guidance_parallel: share kept of what all this guidance would only strengthen, see ``denoiser.pushed``; less: steadier, hazier.
     own_share: share of batches that start where the student's own step from the level before leads.
     opens: rollouts begin with a window of the student of which nothing is known, instead of a picture of the image network.
 
