@@ -61,7 +61,7 @@ class RolloutSettings:
     autoguidance: float = 1.0
     """Scale of guidance away from what a worse version of the network makes of the same (1 = none), where the checkpoint holds one."""
     guidance_parallel: float = 1.0
-    """Share kept, 0..1, of what all this guidance would only strengthen (see ``denoiser.pushed``); less keeps light from drifting, at a cost in contrast."""
+    """Share kept, 0..1, of what all this guidance would only strengthen (see ``denoiser.pushed``); less is steadier, and hazier."""
     context_level: float = 0.05
     """Noise level (sigma) put on known keyframes: what keeps long rollouts from drifting."""
     interpolation_context_level: float = 0.0
