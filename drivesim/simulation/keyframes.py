@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drivesim.simulation.anchor import led_back, look_of
 from drivesim.simulation.fill import Context, Labels
 from drivesim.simulation.lane import Lane
 from drivesim.simulation.plan import Window
@@ -33,18 +34,20 @@ class KeyframePass:
         lanes: the rollouts. fill: makes windows. encode: uint8 frames (n, H, W, 3) -> latents (n, c, h, w). shape: (c, h, w).
         timed: a context that counts the seconds spent in it under a pass's name.
         opening: keyframes of the window that a rollout's first one is made in; the others are thrown away.
+        anchor: share of every window's deviation from the look of the first one that is taken back, see ``led_back``.
     """
 
     def __init__(
         self, lanes: Sequence[Lane], fill: Fill, encode: Callable[[np.ndarray], Tensor], shape: Sequence[int], device: torch.device,
-        timed: Callable[[str], AbstractContextManager[object]], opening: int = 1,
+        timed: Callable[[str], AbstractContextManager[object]], opening: int = 1, anchor: float = 0.0,
     ) -> None:  # fmt: skip
         self.lanes, self.fill, self.encode, self.shape, self.device, self.timed = lanes, fill, encode, tuple(shape), device, timed
-        self.opening = opening
+        self.opening, self.anchor = opening, anchor
         self._windows = [lane.plan.windows() for lane in lanes]
         self._waiting: list[deque[tuple[Window, Tensor]]] = [deque() for _ in lanes]
         self._begun: tuple[Tensor, ...] = ()
         self._recent: list[Tensor] = []
+        self._anchors: dict[int, Tensor] = {}
 
     def pieces(self, row: int, begin: int = 0) -> Iterator[Tensor]:
         """The keyframes of rollout ``row`` from ``begin`` on, which ends a window, in pieces (n, c, h, w); the first piece is that keyframe
@@ -88,10 +91,12 @@ class KeyframePass:
         rest = {row: window for row, window in due.items() if made[row] is None}
         if rest:
             for (row, window), latents in zip(rest.items(), self._made(rest), strict=True):
-                made[row] = self._saved(self.lanes[row], window.index + 1, latents[window.known : window.known + window.kept])
+                made[row] = self._saved(self.lanes[row], window.index + 1, self._steady(row, latents[window.known :])[: window.kept])
         for row, window in due.items():
             latents = made[row]
             assert latents is not None
+            if self.anchor and row not in self._anchors:
+                self._anchors[row] = look_of(torch.cat([self._recent[row], latents]))
             self._recent[row] = torch.cat([self._recent[row], latents])[-2:]
             self._waiting[row].append((window, latents))
 
@@ -110,6 +115,10 @@ class KeyframePass:
                 seeds += lane.seeds("keyframes", [window.index])
             numbers = [window.index for window in rest.values()]
             return self.fill("keyframes", seeds, numbers, values.shape[1:], _stacked(told, self.device), Context(values, mask))
+
+    def _steady(self, row: int, made: Tensor) -> Tensor:
+        """All that a window adds, whichever of it is wanted, so that a longer rollout begins as a shorter one."""
+        return led_back(made, self._anchors[row], self.anchor) if row in self._anchors else made
 
     def _kept(self, lane: Lane, number: int) -> Tensor | None:
         latents = lane.journal.load(number)

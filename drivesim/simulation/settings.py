@@ -65,6 +65,8 @@ class RolloutSettings:
     context_level: float = 0.05
     """Noise level (sigma) put on known keyframes: what keeps long rollouts from drifting."""
     interpolation_context_level: float = 0.0
+    anchor: float = 0.0
+    """Share of a keyframe window's deviation from the look of the first one that is taken back, 0..1: see ``led_back``."""
     batch: int = 8
     """Interpolation windows per network call."""
     decode_frames: int = 32
@@ -95,8 +97,9 @@ class RolloutSettings:
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"rollout.{name} must be a number from 0, not {getattr(self, name)}")
         guided_names(self.guided_labels)
-        if not 0 <= self.guidance_parallel <= 1:
-            raise UsageError(f"rollout.guidance_parallel is a share in 0..1, not {self.guidance_parallel}")
+        for name in ("guidance_parallel", "anchor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"rollout.{name} is a share in 0..1, not {getattr(self, name)}")
         check_choices("rollout", self.precision, self.compile)
 
     @classmethod

@@ -166,7 +166,8 @@ class Simulator:
 
     def _keyframes(self, lanes: Sequence[Lane]) -> KeyframePass:
         opening = self.image.frames if isinstance(self.image, VideoUNet) else 1
-        return KeyframePass(lanes, self.fill, self._encoded, self.latent_shape, self.device, self.stopwatch.timed, opening)
+        timed, anchor = self.stopwatch.timed, self.settings.anchor
+        return KeyframePass(lanes, self.fill, self._encoded, self.latent_shape, self.device, timed, opening, anchor)
 
     def _encoded(self, shots: np.ndarray) -> Tensor:
         frames = as_floats(torch.from_numpy(np.ascontiguousarray(shots))).permute(0, 3, 1, 2)
