@@ -108,10 +108,11 @@ def test_guidance_is_about_the_labels_that_are_named() -> None:
             RolloutSettings(guided_labels=wrong)
 
 
+@pytest.mark.parametrize("name", ["guidance_parallel", "anchor"])
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_the_share_of_guidance_that_is_kept_lies_in_0_to_1(share: float) -> None:
-    with pytest.raises(UsageError, match=rf"rollout.guidance_parallel is a share in 0..1, not {share}"):
-        RolloutSettings(guidance_parallel=share)
+def test_shares_lie_in_0_to_1(name: str, share: float) -> None:
+    with pytest.raises(UsageError, match=rf"rollout.{name} is a share in 0..1, not {share}"):
+        RolloutSettings.of({}, **{name: share})
 
 
 def test_a_network_gone_wrong_is_named() -> None:

@@ -2,7 +2,8 @@
 
 A keyframe network that makes each window a little brighter than its context makes a white night in minutes, as every window is the context
 of the next. Led back, the deviation is held to what a window adds over ``share`` instead of growing with their number. The mean alone
-would not do: a white road under a black sky has the mean of a grey one. This file does not know networks, samplers or time.
+would not do: a white road under a black sky has the mean of a grey one. The paper has nothing like it. This file does not
+know networks, samplers or time.
 
     t keyframes   c latent channels   h, w latent size
 """
@@ -18,8 +19,8 @@ __all__ = ["led_back", "look_of"]
 def look_of(latents: Tensor) -> Tensor:
     """(t, c, h, w) -> (c, h, 1): the straight line from top to bottom that fits each channel best (least squares), wherever things are."""
     rows = latents.mean(dim=(0, 3))
-    height = torch.linspace(-1.0, 1.0, rows.shape[-1], dtype=rows.dtype, device=rows.device)
-    slope = (rows * height).sum(-1, keepdim=True) / height.square().sum().clamp(min=1.0)
+    height = torch.arange(rows.shape[-1], dtype=rows.dtype, device=rows.device) - (rows.shape[-1] - 1) / 2
+    slope = (rows * height).sum(-1, keepdim=True) / height.square().sum().clamp(min=0.5)  # 0.5: of two rows; one row has no slope
     return (rows.mean(-1, keepdim=True) + slope * height)[..., None]
 
 
