@@ -20,9 +20,10 @@ from drivesim.diffusion.noise import zero_terminal_cosine
 from drivesim.diffusion.objective import DiffusionObjective, FirstFrames
 from drivesim.errors import DrivesimError, UsageError
 from drivesim.io.checkpoints import Checkpoint, load_checkpoint, save_network
+from drivesim.models.conditioning import within_rows
 from drivesim.models.detector import BoxDetector, Predictions
 from drivesim.models.discriminator import ClipDiscriminator, FeatureDiscriminator, PatchDiscriminator3d
-from drivesim.models.refiner import MARGIN, SOFT, Refiner, luminance, without_alternation
+from drivesim.models.refiner import AROUND, MARGIN, SOFT, Refiner, _bands, _inside, luminance, without_alternation
 from drivesim.shapes import as_bytes, as_floats
 from drivesim.simulation.cost import Costs, described
 from drivesim.simulation.quality import rollout_settings
@@ -101,6 +102,38 @@ def test_a_refiner_adds_no_pattern_that_alternates() -> None:
     assert torch.allclose(without_alternation(even), even, atol=1e-6)
     wave = torch.sin(torch.arange(WIDTH) * torch.pi / 4).expand(1, 1, HEIGHT, WIDTH)
     assert without_alternation(wave)[..., 8:-8].std() / wave[..., 8:-8].std() == pytest.approx(0.98, abs=0.01)
+
+
+@given(top=st.integers(0, 127), height=st.integers(1, 128), left=st.floats(0, 0.8))
+def test_the_rows_that_are_looked_at_again_hold_the_boxes_of_their_frame(top: int, height: int, left: float) -> None:
+    """Rows in multiples, AROUND rows beside the box where the picture has them; in those rows, the box lies where it lay in the picture."""
+    boxes, bottom = torch.full((2, 3, 6), -1.0), min(top + height, 128)
+    boxes[1, 0] = torch.tensor([0, left, top / 128, left + 0.2, bottom / 128, 7])
+    labels = {"boxes": boxes, "boxes_known": torch.ones(2, dtype=torch.bool)}
+    inside = _inside(labels, (128, 256))
+    ((first, after), places), *others = _bands(inside, 16).items()
+    assert places == [1] and not others and first % 16 == after % 16 == 0
+    assert first <= max(top - AROUND, 0) and after >= min(bottom + AROUND, 128)
+    assert after - first <= height + 2 * (AROUND + MARGIN + SOFT + 16)
+    cut = {**labels, "boxes": within_rows(boxes, first / 128, after / 128)}
+    assert torch.allclose(_inside(cut, (after - first, 256))[1], inside[1, :, first:after], atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_frame_looks_as_it_does_whoever_is_beside_it() -> None:
+    """Frames with boxes in different rows, and one without."""
+    network = toy_refiner().eval()
+    for parameter in network.parameters():
+        parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    frames = torch.rand(3, 3, 128, 64, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    boxes = torch.full((3, 2, 6), -1.0)
+    boxes[0, 0], boxes[1, 0] = torch.tensor([0, 0.2, 0.4, 0.6, 0.5, 1]), torch.tensor([0, 0.1, 0.8, 0.3, 0.95, 1])
+    labels = {"boxes": boxes, "boxes_known": torch.ones(3, dtype=torch.bool), "time_of_day": torch.zeros(3, dtype=torch.long)}
+    twice = network.looked(frames, labels, 2)
+    assert torch.equal(twice[2], network(frames, labels)[2])
+    for place in range(3):
+        alone = network.looked(frames[place : place + 1], {name: value[place : place + 1] for name, value in labels.items()}, 2)
+        assert torch.allclose(alone[0], twice[place], atol=1e-5)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from drivesim.models.blocks import channels_last, zeroed
 
 __all__ = [
     "DROPOUT", "EVERY_LABEL", "RASTER_CHANNELS", "BoxRaster", "LabelEmbedder", "covered", "drop_labels", "guided_names", "null_labels",
-    "raster_boxes",
+    "raster_boxes", "within_rows",
 ]  # fmt: skip
 
 Labels = Mapping[str, Tensor]
@@ -123,6 +123,13 @@ def raster_boxes(boxes: Tensor, boxes_known: Tensor, height: int, width: int) ->
 def covered(boxes: Tensor, boxes_known: Tensor, height: int, width: int) -> Tensor:
     """Boxes as for ``raster_boxes`` -> (F, 1, H, W): the largest share of each cell that one of them covers, whatever it is."""
     return _covers(boxes, boxes_known, height, width)[1].amax(dim=1, keepdim=True)
+
+
+def within_rows(boxes: Tensor, top: float, bottom: float) -> Tensor:
+    """Boxes (..., 6) of whole frames as they lie in the rows from ``top`` to ``bottom``, in 0..1; what sticks out lies outside 0..1."""
+    moved = boxes.clone()
+    moved[..., [2, 4]] = (boxes[..., [2, 4]] - top) / (bottom - top)
+    return moved
 
 
 def _covers(boxes: Tensor, boxes_known: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

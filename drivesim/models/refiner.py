@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivesim.models.blocks import channels_last, mean_around, zeroed
-from drivesim.models.conditioning import covered
+from drivesim.models.blocks import channels_last, filtered, mean_around, zeroed
+from drivesim.models.conditioning import covered, within_rows
 from drivesim.models.unet import ImageUNet
 from drivesim.recipes import recipe
 
@@ -28,8 +28,8 @@ LUMA = (0.299, 0.587, 0.114)
 
 HALF_BAND = (-1 / 16, 4 / 16, 10 / 16, 4 / 16, -1 / 16)
 """Five taps that pass waves of 8 pixels (0.98) and most of those of 4 (0.75), and nothing that alternates from pixel to pixel."""
-MARGIN, SOFT = 3, 5
-"""Pixels that belong to a box around it, and over which it ends."""
+MARGIN, SOFT, AROUND = 3, 5, 16
+"""Pixels that belong to a box around it, over which it ends, and that are seen above and below it when it is looked at again."""
 
 
 class Refiner(nn.Module):
@@ -66,15 +66,19 @@ class Refiner(nn.Module):
         change = change + self.seams(channels_last(torch.cat([before, before + change], dim=1))).float()
         return before + without_alternation(luminance(change))
 
-
     def looked(self, frames: Tensor, labels: Mapping[str, Tensor] | None = None, looks: int = 1) -> Tensor:
         """As ``forward``, ``looks`` times. From the second look on, only what is in boxes changes: vehicles come out clearer, and the rest
-        of the picture is not sharpened twice."""
+        of the picture is not sharpened twice. So only the rows around a frame's boxes are looked at again, which halves the work."""
         refined: Tensor = self(frames, labels)
-        inside = None if looks < 2 or labels is None or "boxes" not in labels else _inside(labels, frames.shape[-2:])
-        if inside is not None and inside.any():
-            for _ in range(looks - 1):
-                refined = torch.lerp(refined, self(refined.clamp(-1, 1), labels), inside)
+        if looks > 1 and labels is not None and "boxes" in labels:
+            inside = _inside(labels, frames.shape[-2:])
+            for (top, bottom), places in _bands(inside, self.unet.multiple).items():
+                band = refined[places, :, top:bottom]
+                told = {name: value[places] for name, value in labels.items()}
+                told["boxes"] = within_rows(told["boxes"], top / frames.shape[-2], bottom / frames.shape[-2])
+                for _ in range(looks - 1):
+                    band = torch.lerp(band, self(band.clamp(-1, 1), told), inside[places, :, top:bottom])
+                refined[places, :, top:bottom] = band
         return refined
 
 
@@ -82,6 +86,19 @@ def _inside(labels: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
     """(F, 1, H, W): 1 in boxes, 0 outside, with soft edges."""
     boxes = covered(labels["boxes"], labels["boxes_known"], *size)
     return mean_around(F.max_pool2d(boxes, 2 * MARGIN + 1, stride=1, padding=MARGIN), SOFT)
+
+
+def _bands(inside: Tensor, multiple: int) -> dict[tuple[int, int], list[int]]:
+    """(F, 1, H, W) -> (first row, row after the last), multiples of ``multiple`` -> the frames whose boxes, and AROUND them, it holds."""
+    found: dict[tuple[int, int], list[int]] = {}
+    height = inside.shape[-2]
+    for place, rows in enumerate(inside.amax(dim=(1, 3)) > 0):
+        where = rows.nonzero()
+        if len(where):
+            top, bottom = int(where[0]) - AROUND, int(where[-1]) + 1 + AROUND
+            band = max(top // multiple * multiple, 0), min(-(-bottom // multiple) * multiple, height)
+            found.setdefault(band, []).append(place)
+    return found
 
 
 def luminance(pixels: Tensor) -> Tensor:
@@ -94,6 +111,4 @@ def without_alternation(pixels: Tensor) -> Tensor:
 
     Gradients of critics and detectors with strides leave such a pattern; no road has it.
     """
-    taps, margin = pixels.new_tensor(HALF_BAND), len(HALF_BAND) // 2
-    padded = F.pad(pixels, (margin,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))
+    return filtered(pixels, HALF_BAND)

@@ -166,10 +166,15 @@ class ImageUNet(ImageNetwork):
             return torch.cat([x, x.new_zeros(len(x), self.context_channels, *x.shape[-2:])], dim=1)
         return torch.cat([x, fitted_context(context, *x.shape[-2:]).to(x.dtype)], dim=1)
 
+    @property
+    def multiple(self) -> int:
+        """What height and width must be divisible by."""
+        return int(self.stem * 2 ** (self.levels - 1))
+
     def _check(self, x: Tensor) -> None:
-        factor = self.stem * 2 ** (self.levels - 1)
-        if x.shape[-2] % factor or x.shape[-1] % factor:
-            raise ValueError(f"height and width of {tuple(x.shape)} must be divisible by {factor} for a U-Net of {self.levels} levels")
+        if x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
+            levels = f"a U-Net of {self.levels} levels"
+            raise ValueError(f"height and width of {tuple(x.shape)} must be divisible by {self.multiple} for {levels}")
 
 
 def fitted_context(context: Tensor, height: int, width: int) -> Tensor:

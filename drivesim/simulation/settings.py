@@ -68,9 +68,9 @@ class RolloutSettings:
     anchor: float = 0.0
     """Share of a keyframe window's deviation from the look of the first one that is taken back, 0..1: see ``led_back``."""
     batch: int = 8
-    """Interpolation windows per network call."""
+    """Interpolation windows per network call, and frames that are refined at a time."""
     decode_frames: int = 32
-    """Frames decoded at a time."""
+    """Frames decoded at a time; where keyframes are moved, which are decoded one by one, no more than these are finished at a time."""
     max_boxes: int = 32
     """Boxes per frame that the networks are told of: the largest ones."""
     refine: bool = True

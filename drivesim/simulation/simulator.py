@@ -204,7 +204,9 @@ class _Run:
     def steps(self, first_frame: int) -> Iterator[Step]:
         moved = isinstance(self.simulator.interpolation, FrameInterpolator)
         reach = 0 if moved else self.simulator.autoencoder.receptive_frames
-        chunks = decode_chunks(self.plan.frames, self.settings.decode_frames, reach, first_frame)
+        # moved frames wait for no neighbours: a chunk is what is refined at a time, so that the first frames are soon there
+        size = min(self.settings.batch, self.settings.decode_frames) if moved else self.settings.decode_frames
+        chunks = decode_chunks(self.plan.frames, size, reach, first_frame)
         chunk = next(chunks, None) if first_frame < self.plan.frames else None
         if chunk is None:
             return
