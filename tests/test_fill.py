@@ -12,7 +12,7 @@ from drivesim.diffusion.noise import zero_terminal_cosine
 from drivesim.diffusion.samplers import NonFiniteError
 from drivesim.errors import UsageError
 from drivesim.models.conditioning import null_labels
-from drivesim.simulation.fill import PASSES, Context, Filler, PassSettings, draw_noise
+from drivesim.simulation.fill import PASSES, Context, Filler, PassSettings, draw_noise, with_shared
 from drivesim.simulation.settings import RolloutSettings
 
 SHAPE = (5, 2, 3, 4)
@@ -113,6 +113,29 @@ def test_guidance_is_about_the_labels_that_are_named() -> None:
 def test_shares_lie_in_0_to_1(name: str, share: float) -> None:
     with pytest.raises(UsageError, match=rf"rollout.{name} is a share in 0..1, not {share}"):
         RolloutSettings.of({}, **{name: share})
+
+
+def test_shared_noise_is_the_same_in_all_frames_and_of_its_deviation() -> None:
+    noise = draw_noise(range(400), "keyframes", [0] * 400, (6, 2, 16, 32))
+    added = with_shared(noise, 0.3) - noise
+    assert torch.allclose(added, added[:, :1].expand_as(added), atol=1e-6)
+    middle = added[:, 0, :, 4::8, 4::8]  # bilinear in space: of full deviation at the middle of cells alone, or nearly so
+    assert middle.std().item() == pytest.approx(0.3, rel=0.1) and abs(middle.mean().item()) < 0.01
+    held = torch.nn.functional.avg_pool2d(noise.mean(1), 8)
+    assert torch.corrcoef(torch.stack([held.flatten(), middle.flatten()]))[0, 1] > 0.95  # stronger, not another
+    assert with_shared(noise, 0.0) is noise
+    assert with_shared(noise[..., :3, :5], 0.1).shape == (400, 6, 2, 3, 5)
+
+
+def test_keyframes_begin_with_shared_noise_and_frames_between_do_not() -> None:
+    settings = RolloutSettings(shared_noise=0.2)
+    assert [settings.of_pass(stage).shared_noise for stage in ("image", "keyframes", "interpolation_1")] == [0.2, 0.2, 0.0]
+    network = Recording()
+    filler()(network, "keyframes", [3], [0], SHAPE, told(1), PassSettings("ddim", 1, shared_noise=0.2))
+    begun = with_shared(draw_noise([3], "keyframes", [0], SHAPE), 0.2)
+    assert torch.allclose(network.calls[0][0], begun)
+    with pytest.raises(UsageError, match=r"rollout.shared_noise must be a number from 0, not -0.1"):
+        RolloutSettings(shared_noise=-0.1)
 
 
 def test_a_network_gone_wrong_is_named() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from drivesim.diffusion.denoiser import Denoiser, window_denoiser
@@ -21,11 +22,13 @@ from drivesim.diffusion.noise import NoiseSchedule
 from drivesim.diffusion.samplers import SAMPLERS, NonFiniteError, renoise
 from drivesim.models.conditioning import EVERY_LABEL, null_labels
 
-__all__ = ["PASSES", "RENOISE", "Context", "Filler", "Labels", "PassSettings", "draw_noise"]
+__all__ = ["PASSES", "RENOISE", "Context", "Filler", "Labels", "PassSettings", "draw_noise", "with_shared"]
 
 PASSES = ("image", "keyframes", "interpolation_1", "interpolation_2", "upsampling")
 """Names of the passes; their order is part of the noise counter, so it only ever grows at the end."""
 
+CELL = 8
+"""Latents on a side of the cells in which noise is shared."""
 RENOISE = "renoise"
 """Name of the sampler of few calls among those of a pass; it is none of SAMPLERS, whose samplers draw nothing."""
 
@@ -50,6 +53,8 @@ class PassSettings:
     guided_labels: str = EVERY_LABEL
     autoguidance: float = 1.0
     guidance_parallel: float = 1.0
+    shared_noise: float = 0.0
+    """Added to the noise that a window begins with: see ``with_shared``."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,22 @@ def draw_noise(seeds: Sequence[int], stage: str, windows: Sequence[int], shape: 
     """
     rows = [torch.randn(tuple(shape), generator=_generator(seed, stage, window, part)) for seed, window in zip(seeds, windows, strict=True)]
     return torch.stack(rows)
+
+
+def with_shared(noise: Tensor, deviation: float) -> Tensor:
+    """Noise (b, t, c, h, w) with more of what its frames have in common, so that a window shows a scene of its own.
+
+    Each frame begins with noise of its own, so of what frames share, the scene, there is little: means over t frames and over cells of 8x8
+    latents deviate by 1 / (8 sqrt(t)). A network that has learned little makes the same of all of it: a road without houses and trees. Here
+    that mean, brought to deviation 1 and bilinear in space, is added ``deviation`` times. (Ge et al. 2023, "Preserve your own correlation",
+    share noise among frames in training as well.)
+    """
+    if not deviation:
+        return noise
+    height, width = noise.shape[-2:]
+    coarse = nnf.interpolate(noise.mean(1), (max(height // CELL, 1), max(width // CELL, 1)), mode="area")
+    held = noise.shape[1] * height * width / (coarse.shape[-2] * coarse.shape[-1])
+    return noise + deviation * held**0.5 * nnf.interpolate(coarse, (height, width), mode="bilinear")[:, None]
 
 
 def _generator(seed: int, stage: str, window: int, part: int) -> torch.Generator:
@@ -120,11 +141,11 @@ class Filler:
         def noise(part: int) -> Tensor:
             return draw_noise(seeds, stage, windows, shape, part).to(self.device)
 
-        start = self.scale * noise(0) if self.scale else torch.zeros(len(windows), *shape, device=self.device)
+        begun = with_shared(noise(0), settings.shared_noise) if self.scale else torch.zeros(len(windows), *shape, device=self.device)
         grid = self.schedule.grid(settings.steps)
         if settings.sampler == RENOISE:
-            return renoise(denoiser, start, grid, lambda step: noise(2 + step))
-        return SAMPLERS[settings.sampler](denoiser, start, grid)
+            return renoise(denoiser, self.scale * begun, grid, lambda step: noise(2 + step))
+        return SAMPLERS[settings.sampler](denoiser, self.scale * begun, grid)
 
     def enlarge(
         self, network: nn.Module, low: Tensor, noise: Tensor, low_noise: Tensor, detail: float, settings: PassSettings

@@ -67,6 +67,9 @@ class RolloutSettings:
     interpolation_context_level: float = 0.0
     anchor: float = 0.0
     """Share of a keyframe window's deviation from the look of the first one that is taken back, 0..1: see ``led_back``."""
+    shared_noise: float = 0.0
+    """Deviation of coarse noise that all frames of a keyframe window begin with beside their own: more makes streets richer, and too much
+    wild. See ``with_shared``."""
     batch: int = 8
     """Interpolation windows per network call, and frames that are refined at a time."""
     decode_frames: int = 32
@@ -93,7 +96,7 @@ class RolloutSettings:
         for name in ("context_level", "interpolation_context_level"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"rollout.{name} must lie in 0..1, not {getattr(self, name)}")
-        for name in ("guidance", "label_guidance", "autoguidance"):
+        for name in ("guidance", "label_guidance", "autoguidance", "shared_noise"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"rollout.{name} must be a number from 0, not {getattr(self, name)}")
         guided_names(self.guided_labels)
@@ -113,7 +116,7 @@ class RolloutSettings:
 
     def of_pass(self, stage: str) -> PassSettings:
         """How an ordinary network samples in the pass ``stage``, a name of ``PASSES``; ``PassNetwork.settings`` knows whether it is one."""
-        names = ("label_guidance", "guided_labels", "autoguidance", "guidance_parallel")
+        names = ("label_guidance", "guided_labels", "autoguidance", "guidance_parallel", "shared_noise")
         guided: dict[str, Any] = {name: getattr(self, name) for name in names}
         if stage == "image":
             return PassSettings(self.sampler, self.steps_image, **guided)
