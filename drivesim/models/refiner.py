@@ -68,7 +68,7 @@ class Refiner(nn.Module):
 
     def looked(self, frames: Tensor, labels: Mapping[str, Tensor] | None = None, looks: int = 1) -> Tensor:
         """As ``forward``, ``looks`` times. From the second look on, only what is in boxes changes: vehicles come out clearer, and the rest
-        of the picture is not sharpened twice. So only the rows around a frame's boxes are looked at again; what is made of them depends on that frame alone."""
+        of the picture is not sharpened twice. So only the rows around a frame's boxes are looked at again."""
         refined: Tensor = self(frames, labels)
         if looks > 1 and labels is not None and "boxes" in labels:
             inside = _inside(labels, frames.shape[-2:])
