@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from drivesim.diffusion.frame_mask import Known, first_frames
 from drivesim.diffusion.noise import gaussian, zero_terminal_cosine
 from drivesim.diffusion.objective import DiffusionObjective, FirstFrames
-from drivesim.diffusion.samplers import ddim, dpmpp_2m, leading_to
+from drivesim.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m, leading_to
 from drivesim.errors import UsageError
 from drivesim.models.autoencoder import IdentityAutoencoder
 from drivesim.models.unet import ImageUNet
@@ -133,10 +133,10 @@ def test_own_steps_replace_noised_recordings_wherever_there_is_a_level_before() 
     assert own[1::2].std() == pytest.approx(sigma, abs=0.1)
 
 
-@pytest.mark.parametrize("known_frames", [0, 2])
-def test_own_steps_of_a_ddim_student_are_its_samplers(known_frames: int) -> None:
+@pytest.mark.parametrize(("sampler", "known_frames"), [("ddim", 0), ("ddim", 2), ("dpmpp_2m", 2)])
+def test_own_steps_of_a_student_are_its_samplers(sampler: str, known_frames: int) -> None:
     """From the first level on, which is noise alone, own inputs are where the sampler comes by; they draw what it began with."""
-    student = module(Lessons(calls=3, sampler="ddim"))
+    student = module(Lessons(calls=3, sampler=sampler, teacher_steps=1))
     given = batch(2)
     latents, told = given["latents"], known(given["latents"], known_frames) if known_frames else None
     own = student._own(latents, torch.tensor([1, 1]), given["labels"], told, draws())
@@ -144,7 +144,7 @@ def test_own_steps_of_a_ddim_student_are_its_samplers(known_frames: int) -> None
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return student.answer(student.network, x, sigma, given["labels"], told)
 
-    sampled = ddim(denoise, gaussian(latents, draws()), SCHEDULE.grid(3)[:2])
+    sampled = SAMPLERS[sampler](denoise, gaussian(latents, draws()), SCHEDULE.grid(3)[:2])
     torch.testing.assert_close(own, sampled, atol=1e-4, rtol=1e-4)
 
 
@@ -227,9 +227,10 @@ def test_one_ddim_step_of_the_student_leads_where_the_teachers_steps_do() -> Non
         torch.testing.assert_close(ddim(lambda x, sigma, x0=wanted: x0, noised, path[[0, -1]]), reached)
 
 
-def test_a_student_of_steps_equals_its_teacher_of_one_step() -> None:
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
+def test_a_student_of_steps_equals_its_teacher_of_one_step(sampler: str) -> None:
     """With as many steps as the student has calls, the teacher's DDIM answer is the student's own."""
-    student = module(Lessons(calls=4, teacher_steps=1, sampler="ddim", recorded_weight=0.0), network=Answers(0.5), teacher=Answers(0.5))
+    student = module(Lessons(calls=4, teacher_steps=1, sampler=sampler, recorded_weight=0.0), network=Answers(0.5), teacher=Answers(0.5))
     latents, sigma = batch()["latents"], student.levels.float()
     made = student.answer(student.network, latents, sigma, {}, None)
     assert student._distances(made, latents, latents, sigma, {}, None)["teacher"].item() == pytest.approx(0.0, abs=1e-8)
@@ -283,6 +284,16 @@ def test_settings_say_how_to_sample() -> None:
         and said["parameterization"] == "velocity"
         and said["known"]["_target_"].endswith("FirstFrames")
     )
+
+
+def test_a_student_of_guidance_alone_is_taught_the_guided_answer_and_samples_as_its_teacher() -> None:
+    lessons = Lessons(calls=4, teacher_steps=1, sampler="dpmpp_2m", autoguidance=3.0)
+    student = module(lessons, teacher=Answers(3.0), worse=Answers(2.0))
+    taught = student._taught(torch.randn_like(batch()["latents"]), student.levels.float(), batch()["labels"], None)
+    torch.testing.assert_close(taught, torch.full_like(taught, 5.0), atol=1e-3, rtol=0)
+    assert student.settings()["prediction_fast"]["sampler"] == "dpmpp_2m"
+    with pytest.raises(UsageError, match="takes the teacher's steps: teacher_steps=1, not 2"):
+        Lessons(sampler="dpmpp_2m", teacher_steps=2)
 
 
 @pytest.mark.parametrize(

@@ -357,17 +357,22 @@ def test_a_refined_rollout_may_begin_at_any_frame(refining: Checkpoint, fps: flo
         assert late[0].first_frame == first and np.array_equal(frames_of(late), whole[first:])
 
 
-def test_every_frame_goes_through_it_with_its_labels(refining: Checkpoint) -> None:
+def test_keyframes_go_through_it_with_their_labels_and_the_others_are_moved_from_them(refining: Checkpoint) -> None:
     machine, unrefined = simulator(refining, decode_frames=8), simulator(refining, refine=False, decode_frames=8)
     assert machine.passes()["refinement"]["network"] == "refiner" and "refinement" not in unrefined.passes()
     frames, before = (frames_of(list(one.run(scenario(4.0)))) for one in (machine, unrefined))
     assert (frames != before).any(axis=(1, 2, 3)).all()
-    network: Refiner = refining.network("refiner")  # type: ignore[assignment]
-    labels = machine.labels(scenario(4.0)).at(range(len(before)), 7.5).arrays(32)
-    told = {name: torch.from_numpy(value) for name, value in labels.items()}
+    whole = range(0, 29)  # what lies between keyframes that are shown
+    labels = {name: torch.from_numpy(value) for name, value in machine.labels(scenario(4.0)).at(whole, 7.5).arrays(32).items()}
+    network: Any = refining.network("refiner")
     with torch.inference_mode():
-        again = as_bytes(network(as_floats(torch.from_numpy(before)).permute(0, 3, 1, 2), told)).permute(0, 2, 3, 1).numpy()
-    assert np.abs(again.astype(int) - frames).max() <= 4  # what was refined there had not been rounded to bytes before
+        floats = as_floats(torch.from_numpy(before[0:29:4])).permute(0, 3, 1, 2)
+        keyframes = network(floats, {name: value[::4] for name, value in labels.items()})
+        rows = 4 * torch.arange(7)[:, None] + torch.arange(5)
+        told = {name: value[rows] for name, value in labels.items()}
+        moved = refining.network("interpolation")(keyframes[:-1], keyframes[1:], told, 5)[:, :-1].flatten(0, 1)
+    wanted = as_bytes(torch.cat([moved, keyframes[-1:]])).permute(0, 2, 3, 1).numpy()
+    assert np.abs(wanted.astype(int) - frames[:29]).max() <= 4  # what was refined there had not been rounded to bytes before
 
 
 @pytest.mark.parametrize("settings", [{"batch": 1}, {"decode_frames": 3}])
@@ -381,7 +386,8 @@ def test_a_rollout_looks_as_often_as_it_is_told(refining: Checkpoint) -> None:
     assert not np.array_equal(*(frames_of(list(one.run(scenario()))) for one in (once, twice)))
     settings = [rollout_settings(refining, refine_looks=looks) for looks in (1, 2)]
     flop = [Costs(described(refining), refining.settings, one, None).flop(4.0)["refinement"] for one in settings]
-    assert flop[1] == pytest.approx((1 + AGAIN) * flop[0])
+    plan = once.plan(scenario(4.0))
+    assert flop[1] == pytest.approx((plan.keyframes + AGAIN * plan.frames) / plan.keyframes * flop[0])
     with pytest.raises(UsageError, match=r"refine_looks must be a whole number from 1, not 0"):
         rollout_settings(refining, refine_looks=0)
 
@@ -397,7 +403,7 @@ def test_its_cost_is_counted(refining: Checkpoint) -> None:
     networks = described(refining)
     costs = [Costs(networks, refining.settings, rollout_settings(refining, refine=refine), None) for refine in (True, False)]
     assert [("refinement" in cost.flop(4.0)) for cost in costs] == [True, False]
-    assert costs[0].flop(4.0)["refinement"] == 30 * costs[0].refinement().flop
+    assert costs[0].flop(4.0)["refinement"] == simulator(refining).plan(scenario(4.0)).keyframes * costs[0].refinement().flop
     assert "refiner" in costs[0].weights and "refiner" not in costs[1].weights
     assert costs[0].batch_live(8) >= costs[0].refinement_live(8) > costs[0].refinement_live(2)
     with pytest.raises(UsageError, match="refine must be true or false"):

@@ -138,7 +138,7 @@ class FewCallModule(DiffusionModule):
         earlier = add_noise(x0, noise, before)
         answered = self.answer(self.network, earlier, before, labels, known).to(x0)
         carried = (earlier - expand_to(alpha_of(before), x0) * answered) / expand_to(before, x0)
-        own = add_noise(answered, carried if self.lessons.sampler == "ddim" else gaussian(x0, draws), sigma)
+        own = add_noise(answered, gaussian(x0, draws) if self.lessons.sampler == "renoise" else carried, sigma)
         return torch.where(expand_to(place.to(x0.device) > 0, x0), own, add_noise(x0, noise, sigma))
 
     def _distances(
@@ -167,7 +167,7 @@ class FewCallModule(DiffusionModule):
         """The answers that lead where the teacher's guided flow does. The student's levels are among the teacher's.
 
         For "renoise" that is the end of the flow; for "ddim" the x0 whose DDIM step ends where the teacher's steps to the next level do
-        (Salimans and Ho 2022, Algorithm 2).
+        (Salimans and Ho 2022, Algorithm 2), which for one step is what the guided teacher answers (Meng et al. 2023, stage one).
         """
         assert self.teacher is not None
         lessons, taught = self.lessons, torch.empty_like(noised)
@@ -182,7 +182,7 @@ class FewCallModule(DiffusionModule):
                     autoguidance=lessons.autoguidance, parallel=lessons.guidance_parallel,
                 )  # fmt: skip
                 first = place * lessons.teacher_steps
-                path = grid[first : first + lessons.teacher_steps + 1] if lessons.sampler == "ddim" else grid[first:]
+                path = grid[first:] if lessons.sampler == "renoise" else grid[first : first + lessons.teacher_steps + 1]
                 taught[rows] = leading_to(SAMPLERS["dpmpp_2m"](denoiser, noised[rows], path), noised[rows], path).to(taught)
         return taught
 
@@ -235,7 +235,7 @@ class FewCallModule(DiffusionModule):
             return self.answer(self.average, x, sigma, dict(labels), known)
 
         start, grid = self._start(gaussian(like, draws)), self.objective.schedule.grid(self.lessons.calls)
-        fresh = {} if self.lessons.sampler == "ddim" else {"noise": lambda step: gaussian(like, draws)}
+        fresh = {"noise": lambda step: gaussian(like, draws)} if self.lessons.sampler == "renoise" else {}
         made = {**SAMPLERS, "renoise": renoise}[self.lessons.sampler](denoise, start, grid, **fresh)
         return made if known is None else known.outward(known.keep(made))
 

@@ -1,4 +1,4 @@
-"""How far the learning rate follows from how far training is: linear warm-up, then a cosine down to a floor.
+"""Which optimizer takes the steps, and how its learning rate follows from how far training is: linear warm-up, then a cosine to a floor.
 
 Knows numbers only: what "how far" means (steps or wall-clock) is decided by the caller.
 """
@@ -11,17 +11,20 @@ from dataclasses import dataclass
 __all__ = ["Optimization"]
 
 DECAYS = ("steps", "time", "none")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """AdamW with warm-up and a cosine.
+    """AdamW, or Muon around it, with warm-up and a cosine.
 
+    optimizer: "adamw", or "muon" (``training/muon.py``), which takes the same learning rate.
     decay: what the cosine follows. "steps" = optimizer steps out of the planned ones; "time" = the time box (``max_minutes``), for
     machines whose speed is not known beforehand; "none" = constant after the warm-up.
     final: share of ``lr`` left at the end. betas, weight_decay: AdamW's; biases, norms and scalars are never decayed.
     """
 
+    optimizer: str = "adamw"
     lr: float = 3e-4
     warmup_steps: int = 500
     decay: str = "steps"
@@ -30,6 +33,8 @@ class Optimization:
     betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}")
         if self.decay not in DECAYS:
             raise ValueError(f"decay must be one of {', '.join(DECAYS)}, not {self.decay!r}")
 

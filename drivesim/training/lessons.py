@@ -16,7 +16,8 @@ class Lessons:
     """What a student learns from.
 
     calls: K, network calls of a window.   noise: scale of the noise that a student of one call is handed; 0 = none.
-    sampler: "renoise" or "ddim", and so what the teacher shows: the end of its flow, or the next level of it.
+    sampler: "renoise", "ddim" or "dpmpp_2m", and so what the teacher shows: the end of its flow, the next level of it, or its own answer
+    at the level, guidance included (guidance distillation alone: the student takes as few steps as the teacher would).
     recorded_weight: of the distance to the recording, which at noise level sigma counts max(1 - sigma^2, mean_floor) / sigma^2: a
     velocity's, less where little can be known.   box_weight: how much more it counts inside boxes.
     adversarial_weight: push of the critic, in units of the push of the distances.   balance_limit: how often it may be magnified for
@@ -60,8 +61,10 @@ class Lessons:
             raise UsageError(f"a student needs calls >= 1 and teacher_steps >= 1, not {self.calls} and {self.teacher_steps}")
         if not 0 <= self.noise <= 1 or (self.noise < 1 and self.calls > 1):
             raise UsageError(f"only a student of one call can be handed less noise than there is: noise={self.noise}, calls={self.calls}")
-        if self.sampler not in ("renoise", "ddim"):
-            raise UsageError(f"a student of few calls is sampled by renoise or ddim, not {self.sampler!r}")
+        if self.sampler not in ("renoise", "ddim", "dpmpp_2m"):
+            raise UsageError(f"a student of few calls is sampled by renoise, ddim or dpmpp_2m, not {self.sampler!r}")
+        if self.sampler == "dpmpp_2m" and self.teacher_steps != 1:
+            raise UsageError(f"a student sampled by dpmpp_2m takes the teacher's steps: teacher_steps=1, not {self.teacher_steps}")
         guided_names(self.guided_labels)
         if not 0 <= self.guidance_parallel <= 1:
             raise UsageError(f"lessons.guidance_parallel is a share in 0..1, not {self.guidance_parallel}")

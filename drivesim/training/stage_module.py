@@ -21,6 +21,7 @@ from drivesim.errors import DrivesimError, UsageError
 from drivesim.training.ema import averaged_copy, decay_at, update_average
 from drivesim.training.freeze import weight_groups
 from drivesim.training.learning_rate import Optimization
+from drivesim.training.muon import Muon, split_groups
 
 __all__ = ["NonFiniteLossError", "Part", "StageModule", "generator_for", "time_left_s"]
 
@@ -108,6 +109,8 @@ class StageModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         first, second = self.optimization.betas
+        if self.optimization.optimizer == "muon":
+            return Muon(split_groups(self.trained_groups()), lr=self.optimization.lr, betas=(first, second))
         return torch.optim.AdamW(self.trained_groups(), lr=self.optimization.lr, betas=(first, second))
 
     def progress(self) -> float:
