@@ -272,6 +272,14 @@ def test_what_a_maker_cannot_do_is_said(plain: Checkpoint, tmp_path: Path) -> No
         WindowMaker(latent.network("autoencoder"), latent.network("prediction"), latent.network("interpolation"), objective)
 
 
+def test_windows_are_made_by_a_sampler_that_there_is(plain: Checkpoint) -> None:
+    with pytest.raises(UsageError, match="sampler must be one of .*, not 'euler'"):
+        maker_of(plain, sampler="euler")
+    frames, labels = as_floats(batch_of()["frames"]), batch_of()["labels"]
+    made = [maker_of(plain, sampler=name)(frames, labels, torch.Generator().manual_seed(1)).made for name in ("ddim", "dpmpp_2m")]
+    assert made[0].shape == made[1].shape and not torch.equal(*made)
+
+
 # training
 
 

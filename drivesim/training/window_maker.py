@@ -43,18 +43,19 @@ class WindowMaker(nn.Module):
     """Frozen networks of a checkpoint.
 
     Args:
-        autoencoder, prediction, interpolation: as exported; prediction takes ``calls`` DDIM steps, interpolation moves frames.
+        autoencoder, prediction, interpolation: as exported; prediction takes ``calls`` steps of ``sampler``, interpolation moves
+            frames.
         objective: schedule, parameterization and known policy of ``prediction``.
         starts: how often windows begin at each of the levels of its grid, noisiest first; None = the noisier, the more often.
         gaps: between keyframes; so many of each window are shown.   factor: frames from one keyframe to the next.
 
     Raises:
-        UsageError: an interpolation network that makes latents, or not one start for each call.
+        UsageError: an interpolation network that makes latents, not one start for each call, or no such sampler.
     """
 
     def __init__(
         self, autoencoder: nn.Module, prediction: nn.Module, interpolation: nn.Module, objective: DiffusionObjective, calls: int = 4,
-        starts: Sequence[float] | None = None, gaps: int = 4, factor: int = 4,
+        starts: Sequence[float] | None = None, gaps: int = 4, factor: int = 4, sampler: str = "ddim",
     ) -> None:  # fmt: skip
         super().__init__()
         if not isinstance(interpolation, FrameInterpolator):
@@ -63,7 +64,10 @@ class WindowMaker(nn.Module):
         if len(starts) != calls:
             raise UsageError(f"{calls} calls have {calls} levels to start from, not {len(starts)}")
         self.autoencoder, self.prediction, self.interpolation = autoencoder, prediction, interpolation
+        if sampler not in SAMPLERS:
+            raise UsageError(f"sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
         self.objective, self.starts, self.gaps, self.factor = objective, tuple(map(float, starts)), gaps, factor
+        self.sampler = SAMPLERS[sampler]
         self.grid = objective.schedule.grid(calls)
         self.requires_grad_(False).eval()
 
@@ -97,7 +101,7 @@ class WindowMaker(nn.Module):
         sigma = self.grid[place].to(latents).expand(len(latents))
         x0 = latents if known is None else known.inward(latents)
         denoiser = network_denoiser(self.prediction, self.objective.parameterization, told, known)  # type: ignore[arg-type]
-        made = SAMPLERS["ddim"](denoiser, add_noise(x0, gaussian(x0, draws), sigma), self.grid[place:])
+        made = self.sampler(denoiser, add_noise(x0, gaussian(x0, draws), sigma), self.grid[place:])
         made = made if known is None else known.outward(known.keep(made))
         return made.float(), alpha_of(sigma)
 
