@@ -67,22 +67,18 @@ class Refiner(nn.Module):
         return before + without_alternation(luminance(change))
 
     def looked(self, frames: Tensor, labels: Mapping[str, Tensor] | None = None, looks: int = 1) -> Tensor:
-        """As ``forward``, and then ``again``, ``looks`` times together."""
-        return self.again(self(frames, labels), labels, looks - 1)
-
-    def again(self, refined: Tensor, labels: Mapping[str, Tensor] | None, looks: int = 1) -> Tensor:
-        """Frames that have been refined, or moved from such -> what ``looks`` more looks make of what is in boxes: vehicles come out
-        clearer, and the rest of the picture is not sharpened twice. So only the rows around a frame's boxes are looked at."""
-        if looks < 1 or labels is None or "boxes" not in labels:
-            return refined
-        refined, inside = refined.clone(), _inside(labels, refined.shape[-2:])
-        for (top, bottom), places in _bands(inside, self.unet.multiple).items():
-            band = refined[places, :, top:bottom]
-            told = {name: value[places] for name, value in labels.items()}
-            told["boxes"] = within_rows(told["boxes"], top / refined.shape[-2], bottom / refined.shape[-2])
-            for _ in range(looks):
-                band = torch.lerp(band, self(band.clamp(-1, 1), told), inside[places, :, top:bottom])
-            refined[places, :, top:bottom] = band
+        """As ``forward``, ``looks`` times. From the second look on, only what is in boxes changes: vehicles come out clearer, and the rest
+        of the picture is not sharpened twice. So only the rows around a frame's boxes are looked at again."""
+        refined: Tensor = self(frames, labels)
+        if looks > 1 and labels is not None and "boxes" in labels:
+            inside = _inside(labels, frames.shape[-2:])
+            for (top, bottom), places in _bands(inside, self.unet.multiple).items():
+                band = refined[places, :, top:bottom]
+                told = {name: value[places] for name, value in labels.items()}
+                told["boxes"] = within_rows(told["boxes"], top / frames.shape[-2], bottom / frames.shape[-2])
+                for _ in range(looks - 1):
+                    band = torch.lerp(band, self(band.clamp(-1, 1), told), inside[places, :, top:bottom])
+                refined[places, :, top:bottom] = band
         return refined
 
 

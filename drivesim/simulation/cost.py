@@ -217,8 +217,8 @@ class Costs:
             result["interpolation"] = pairs * self._sampled("interpolation", self.interpolation())
         result["decode"] = self._decoding(plan.keyframes if self.moves else plan.frames)
         if self.refines:
-            whole = plan.keyframes if self.moves else plan.frames
-            result["refinement"] = (whole + AGAIN * (settings.refine_looks - 1) * plan.frames) * self.refinement().flop
+            refined = plan.keyframes if self.moves else plan.frames  # the others are moved from refined ones
+            result["refinement"] = refined * (1 + AGAIN * (settings.refine_looks - 1)) * self.refinement().flop
         if self.upsampling is not None:
             result["upsampling"] = self._enlarging(plan.frames, self.upsampling)
         return result

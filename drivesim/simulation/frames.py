@@ -2,8 +2,7 @@
 
 Only what a later call still needs is kept, so memory does not grow with minutes. Every pass starts at an absolute position, so the frames
 are those of a rollout from the beginning, to the bit, wherever it begins. Where interpolation is by motion it works on frames: keyframes
-are decoded and refined before it, and after it only looks at boxes are left. This file does not know how keyframes are made, files or
-videos.
+are decoded and refined before it, and nothing is left to do after it. This file does not know how keyframes are made, files or videos.
 
     c latent channels   h, w latent size   H, W frame size
 """
@@ -99,13 +98,15 @@ class FramePasses:
     def _shown(self, pieces: Iterator[Tensor], begin: int) -> Iterator[Tensor]:
         """Keyframes, of which ``begin`` is the first to come, as frames (n, 3, H, W): each decoded and refined by itself, so that it is the
         same wherever a rollout begins."""
+        looks = self.settings.refine_looks
         for piece in pieces:
             with self.timed("decode"):
                 frames = [self.networks.autoencoder.decode(latents[None, None])[0] for latents in piece]
             if (refiner := self.networks.refiner) is not None:
                 labels = self._labels(range(begin, begin + len(frames)), self.plan.keyframe_fps)
                 with self.timed("refinement"):
-                    frames = [refiner(frame, _rows(labels, slice(place, place + 1))) for place, frame in enumerate(frames)]
+                    one_by_one = (slice(place, place + 1) for place in range(len(frames)))
+                    frames = [refiner.looked(frame, _rows(labels, row), looks) for frame, row in zip(frames, one_by_one, strict=True)]
             begin += len(frames)
             yield torch.cat(frames)
 
@@ -162,8 +163,9 @@ class FramePasses:
         return self._finished(frames, chunk)
 
     def _finished(self, frames: Tensor, chunk: Chunk) -> np.ndarray:
-        """(n, 3, H, W) in [-1, 1] -> refined if there is a refiner, as uint8 (n, H, W, 3), if they are numbers."""
-        if self.networks.refiner is not None:
+        """(n, 3, H, W) in [-1, 1] -> refined if there is a refiner and they are not moved from refined keyframes, as uint8 (n, H, W, 3), if
+        they are numbers."""
+        if self.networks.refiner is not None and not self.moved:
             frames = self._refined(self.networks.refiner, frames, chunk)
         if not torch.isfinite(frames).all():
             where = f"frames {chunk.first} to {chunk.last - 1} ({chunk.first / self.plan.fps:.1f} s)"
@@ -171,17 +173,11 @@ class FramePasses:
         return as_bytes(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def _refined(self, refiner: Refiner, frames: Tensor, chunk: Chunk) -> Tensor:
-        """A whole chunk, whichever of its frames are wanted, in pieces at the same places of it: so the bits do not depend on the wish.
-        Frames that were moved from refined keyframes are refined already, but for the looks at boxes."""
+        """A whole chunk, whichever of its frames are wanted, in pieces at the same places of it: so the bits do not depend on the wish."""
         labels, looks = self._labels(range(chunk.first, chunk.last), self.plan.fps), self.settings.refine_looks
         with self.timed("refinement"):
             pieces = [slice(first, first + self.settings.batch) for first in range(0, len(frames), self.settings.batch)]
-            seen = (
-                refiner.again(frames[piece], _rows(labels, piece), looks - 1) if self.moved
-                else refiner.looked(frames[piece], _rows(labels, piece), looks)
-                for piece in pieces
-            )  # fmt: skip
-            return torch.cat(list(seen))
+            return torch.cat([refiner.looked(frames[piece], _rows(labels, piece), looks) for piece in pieces])
 
     def _labels(self, frames: range, fps: float) -> dict[str, Tensor]:
         """What the refiner is told of ``frames``: a row for each."""

@@ -77,7 +77,7 @@ class RolloutSettings:
     max_boxes: int = 32
     """Boxes per frame that the networks are told of: the largest ones."""
     refine: bool = True
-    """Whether finished frames go through the refiner, where the checkpoint holds one."""
+    """Whether frames go through the refiner, where the checkpoint holds one: keyframes alone, where the others are moved from them."""
     refine_looks: int = 1
     """How often it looks; from the second time on it changes only what is in boxes."""
     precision: str = "float32"
