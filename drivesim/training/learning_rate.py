@@ -24,13 +24,13 @@ class Optimization:
     final: share of ``lr`` left at the end. betas, weight_decay: AdamW's; biases, norms and scalars are never decayed.
     """
 
-    optimizer: str = "adamw"
     lr: float = 3e-4
     warmup_steps: int = 500
     decay: str = "steps"
     final: float = 0.05
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
