@@ -51,7 +51,7 @@ CONTEXTS = (0, 2)
 
 def good(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     contexts = {}
-    for context in CONTEXTS:
+    for context in args.contexts:
         entry = good_of(bench, _pair(bench, args, context, args.frames, args.windows), _plots(bench, f"good_{context}"), args.real)
         if args.longer_windows:
             entry["spans"]["longer"] = against_floor(bench, _pair(bench, args, context, args.longer_frames, args.longer_windows))
@@ -109,7 +109,7 @@ class Part:
 
 
 PARTS = {
-    "good": Part(good, ("quality", "windows", "frames", "longer_windows", "longer_frames", "real")),
+    "good": Part(good, ("quality", "contexts", "windows", "frames", "longer_windows", "longer_frames", "real")),
     "fast": Part(fast, ("fast_windows", "frames", "judged_frames")),
     "labels": Part(labels, ("quality", "windows", "frames", "judged_frames", "empty_spans")),
     "guidance": Part(guidance, ("scales", "guided", "guidance_spans", "frames", "judged_frames")),
@@ -170,6 +170,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--real", type=Path, help="recordings of the real world, judged apart; default: none")
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made and found")
     counts = parser.add_argument_group("how much")
+    counts.add_argument("--contexts", nargs="+", type=int, choices=CONTEXTS, default=list(CONTEXTS), help="keyframes given, for good")
     counts.add_argument("--windows", type=int, default=256, help="of 16 frames, for good and labels")
     counts.add_argument("--frames", type=int, default=65, help="of a span at 7.5 fps: 65 hold four windows, all in the first 10 s")
     counts.add_argument("--longer-windows", type=int, default=64, help="of longer spans, for good; 0 = none")

@@ -286,6 +286,14 @@ def test_settings_say_how_to_sample() -> None:
     )
 
 
+def test_a_rollout_may_take_more_calls_than_were_taught_and_no_fewer() -> None:
+    student = module(Lessons(calls=3, taken=5))
+    assert student.settings()["prediction_fast"]["calls"] == 5 and len(student.levels) == 3
+    for wrong in ({"calls": 3, "taken": 2}, {"calls": 1, "taken": 2, "noise": 0.0}):
+        with pytest.raises(UsageError, match=f"taken={wrong['taken']}"):
+            Lessons(**wrong)
+
+
 def test_a_student_of_guidance_alone_is_taught_the_guided_answer_and_samples_as_its_teacher() -> None:
     lessons = Lessons(calls=4, teacher_steps=1, sampler="dpmpp_2m", autoguidance=3.0)
     student = module(lessons, teacher=Answers(3.0), worse=Answers(2.0))

@@ -45,14 +45,13 @@ class Step:
 
 
 class Networks(Protocol):
-    """What makes frames of keyframes, on one device; a ``Simulator`` is one."""
+    """What makes frames of keyframes; a ``Simulator`` is one."""
 
     autoencoder: Autoencoder | IdentityAutoencoder
     interpolation: VideoUNet | FrameInterpolator | None
     refiner: Refiner | None
     settings: RolloutSettings
     stopwatch: Stopwatch
-    device: torch.device
 
     def fill(
         self, stage: str, seeds: Sequence[int], windows: Sequence[int], shape: Sequence[int], labels: dict[str, Tensor],
@@ -78,7 +77,7 @@ class FramePasses:
             DrivesimError: a sample or a decoded frame is not finite.
         """
         reach = 0 if self.moved else self.networks.autoencoder.receptive_frames
-        # moved frames wait for no neighbours: a chunk is what is refined at a time, so that the first frames are soon there
+        # moved frames are finished and wait for no neighbours: small chunks, so that the first ones are soon there
         size = min(self.settings.batch, self.settings.decode_frames) if self.moved else self.settings.decode_frames
         chunks = decode_chunks(self.plan.frames, size, reach, first_frame)
         chunk = next(chunks, None) if first_frame < self.plan.frames else None
@@ -98,17 +97,11 @@ class FramePasses:
     def _shown(self, pieces: Iterator[Tensor], begin: int) -> Iterator[Tensor]:
         """Keyframes, of which ``begin`` is the first to come, as frames (n, 3, H, W): each decoded and refined by itself, so that it is the
         same wherever a rollout begins."""
-        looks = self.settings.refine_looks
         for piece in pieces:
             with self.timed("decode"):
-                frames = [self.networks.autoencoder.decode(latents[None, None])[0] for latents in piece]
-            if (refiner := self.networks.refiner) is not None:
-                labels = self._labels(range(begin, begin + len(frames)), self.plan.keyframe_fps)
-                with self.timed("refinement"):
-                    one_by_one = (slice(place, place + 1) for place in range(len(frames)))
-                    frames = [refiner.looked(frame, _rows(labels, row), looks) for frame, row in zip(frames, one_by_one, strict=True)]
+                frames = torch.cat([self.networks.autoencoder.decode(latents[None, None])[0] for latents in piece])
+            yield self._refined(frames, range(begin, begin + len(frames)), self.plan.keyframe_fps, at_a_time=1)
             begin += len(frames)
-            yield torch.cat(frames)
 
     # interpolation, of latents or of frames
 
@@ -158,31 +151,27 @@ class FramePasses:
             yield chunk, kept[: chunk.last_in - chunk.first_in].clone()
 
     def _decoded(self, latents: Tensor, chunk: Chunk) -> np.ndarray:
+        """A whole chunk, whichever of its frames are wanted, refined in pieces at the same places of it: so the bits do not depend on the
+        wish."""
         with self.timed("decode"):
             frames = self.networks.autoencoder.decode(latents[None], chunk.kept)[0]
-        return self._finished(frames, chunk)
+        return self._finished(self._refined(frames, range(chunk.first, chunk.last), self.plan.fps, self.settings.batch), chunk)
+
+    def _refined(self, frames: Tensor, numbers: range, fps: float, at_a_time: int) -> Tensor:
+        """Frames (n, 3, H, W) with their ``numbers`` at ``fps`` -> the same refined, if there is a refiner."""
+        refiner = self.networks.refiner
+        if refiner is None:
+            return frames
+        with self.timed("refinement"):
+            labels = {name: value[0].to(frames.device) for name, value in self.lane.told(numbers, fps).items()}
+            pieces = [slice(first, first + at_a_time) for first in range(0, len(frames), at_a_time)]
+            told = ({name: value[piece] for name, value in labels.items()} for piece in pieces)
+            looks = self.settings.refine_looks
+            return torch.cat([refiner.looked(frames[piece], of_it, looks) for piece, of_it in zip(pieces, told, strict=True)])
 
     def _finished(self, frames: Tensor, chunk: Chunk) -> np.ndarray:
-        """(n, 3, H, W) in [-1, 1] -> refined if there is a refiner and they are not moved from refined keyframes, as uint8 (n, H, W, 3), if
-        they are numbers."""
-        if self.networks.refiner is not None and not self.moved:
-            frames = self._refined(self.networks.refiner, frames, chunk)
+        """(n, 3, H, W) in [-1, 1] -> uint8 (n, H, W, 3), if they are numbers."""
         if not torch.isfinite(frames).all():
             where = f"frames {chunk.first} to {chunk.last - 1} ({chunk.first / self.plan.fps:.1f} s)"
             raise DrivesimError(f"the networks made non-finite {where}; try --device cpu or another seed, or check the checkpoint")
         return as_bytes(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-    def _refined(self, refiner: Refiner, frames: Tensor, chunk: Chunk) -> Tensor:
-        """A whole chunk, whichever of its frames are wanted, in pieces at the same places of it: so the bits do not depend on the wish."""
-        labels, looks = self._labels(range(chunk.first, chunk.last), self.plan.fps), self.settings.refine_looks
-        with self.timed("refinement"):
-            pieces = [slice(first, first + self.settings.batch) for first in range(0, len(frames), self.settings.batch)]
-            return torch.cat([refiner.looked(frames[piece], _rows(labels, piece), looks) for piece in pieces])
-
-    def _labels(self, frames: range, fps: float) -> dict[str, Tensor]:
-        """What the refiner is told of ``frames``: a row for each."""
-        return {name: value[0].to(self.networks.device) for name, value in self.lane.told(frames, fps).items()}
-
-
-def _rows(labels: dict[str, Tensor], rows: slice) -> dict[str, Tensor]:
-    return {name: value[rows] for name, value in labels.items()}

@@ -71,7 +71,7 @@ class RolloutSettings:
     """Deviation of coarse noise that all frames of a keyframe window begin with beside their own: more makes streets richer, and too much
     wild. See ``with_shared``."""
     batch: int = 8
-    """Interpolation windows per network call, and frames that are refined at a time."""
+    """Interpolation windows per network call, and frames that are refined at a time where they are not moved from refined keyframes."""
     decode_frames: int = 32
     """Frames decoded at a time; where keyframes are moved, which are decoded one by one, no more than these are finished at a time."""
     max_boxes: int = 32

@@ -39,7 +39,6 @@ from drivesim.simulation.settings import RolloutSettings
 
 __all__ = ["Drive", "KeyframeJournal", "Simulator", "Step", "Stopwatch", "pick_device"]
 
-
 After = Callable[[int, Iterator[Step]], Iterator[Step]]
 
 

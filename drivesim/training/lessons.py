@@ -15,7 +15,8 @@ __all__ = ["Lessons"]
 class Lessons:
     """What a student learns from.
 
-    calls: K, network calls of a window.   noise: scale of the noise that a student of one call is handed; 0 = none.
+    calls: K, levels that it is taught.   taken: network calls of a window in a rollout, which may be more; None = calls.
+    noise: scale of the noise that a student of one call is handed; 0 = none.
     sampler: "renoise", "ddim" or "dpmpp_2m", and so what the teacher shows: the end of its flow, the next level of it, or its own answer
     at the level, guidance included (guidance distillation alone: the student takes as few steps as the teacher would).
     recorded_weight: of the distance to the recording, which at noise level sigma counts max(1 - sigma^2, mean_floor) / sigma^2: a
@@ -35,6 +36,7 @@ class Lessons:
     """
 
     calls: int = 4
+    taken: int | None = None
     noise: float = 1.0
     sampler: str = "renoise"
     recorded_weight: float = 1.0
@@ -59,6 +61,8 @@ class Lessons:
     def __post_init__(self) -> None:
         if self.calls < 1 or self.teacher_steps < 1:
             raise UsageError(f"a student needs calls >= 1 and teacher_steps >= 1, not {self.calls} and {self.teacher_steps}")
+        if self.taken is not None and (self.taken < self.calls or (self.taken > 1 and self.noise < 1)):
+            raise UsageError(f"a rollout takes at least the calls that were taught, and one without noise: taken={self.taken}")
         if not 0 <= self.noise <= 1 or (self.noise < 1 and self.calls > 1):
             raise UsageError(f"only a student of one call can be handed less noise than there is: noise={self.noise}, calls={self.calls}")
         if self.sampler not in ("renoise", "ddim", "dpmpp_2m"):
@@ -74,5 +78,5 @@ class Lessons:
     def described(self, taught: bool) -> dict[str, Any]:
         """What a sampler must know of a student, as plain values. taught: by a teacher, whose guidance is in the student if it had any."""
         guided = not taught or (self.guidance, self.label_guidance, self.autoguidance) != (1.0, 1.0, 1.0)
-        said = {"calls": self.calls, "noise": self.noise, "sampler": self.sampler, "guided": guided}
+        said = {"calls": self.taken or self.calls, "noise": self.noise, "sampler": self.sampler, "guided": guided}
         return {**said, "opens": True} if self.opens else said
