@@ -5,6 +5,7 @@ input, where the mean of all answers would be a blur), must please a critic that
 2023 and 2024: adversarial diffusion distillation, in latents), and, where there is a teacher, must be where the teacher's guided
 probability flow ends, or lead to where that flow is one level further (Salimans and Ho 2022: progressive distillation; Meng et al. 2023 for
 the guidance baked in). A student that learned the end of the flow is sampled by ``samplers.renoise``, one that learned its steps by DDIM.
+One that learned the teacher's guided answers alone takes the teacher's own steps.
 ``own_share`` of the batches start where the student's own step from the level before leads, as its sampler does. This file does not know
 configuration, files or how windows are read.
 
